@@ -1,0 +1,1 @@
+"""The OCI distribution API: a module for each kind of thing."""

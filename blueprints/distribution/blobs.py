@@ -1,0 +1,45 @@
+"""Blobs: pull, delete (end-2, end-10)."""
+
+from flask import Blueprint, Response, redirect, request
+from werkzeug.wrappers import Response as AnyResponse
+from werkzeug.wsgi import FileWrapper
+
+from blueprints.context import pierhead, store
+from blueprints.requests import wanted_part
+from blueprints.responses import content_headers, empty, is_known, not_modified
+from storage.backend import Redirect
+from storage.digest import Digest
+
+blueprint = Blueprint("blobs", __name__)
+_URL = "/v2/<path:name>/blobs/<digest>"
+_COPY = 1024 * 1024  #: bytes that are copied at a time where the kernel cannot send the file itself
+
+
+@blueprint.get(_URL)
+def get(name: str, digest: Digest) -> AnyResponse:
+    """Return a blob or a part of it; for HEAD, its headers."""
+    size = store(name).blob_size(name, digest)
+    headers = content_headers(digest, "application/octet-stream", by_digest=True) | {"Accept-Ranges": "bytes"}
+    if is_known(digest):
+        return not_modified(headers)
+    if request.method == "HEAD":
+        return Response(headers=headers | {"Content-Length": str(size)})
+    part = wanted_part(digest, size)
+    start, stop = part or (0, size)
+    headers["Content-Length"] = str(stop - start)
+    if part:
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+    content = store(name).open_blob(name, digest, start, stop - start)
+    if isinstance(content, Redirect):
+        return redirect(content.url, 307)
+    pierhead().metrics.add("blob_pulls")
+    pierhead().metrics.add("blob_pull_bytes", stop - start)
+    wrapper = request.environ.get("wsgi.file_wrapper", FileWrapper)
+    return Response(wrapper(content, _COPY), 206 if part else 200, headers, direct_passthrough=True)
+
+
+@blueprint.delete(_URL)
+def delete(name: str, digest: Digest) -> Response:
+    """Delete a blob that no manifest of the repository needs."""
+    store(name).delete_blob(name, digest)
+    return empty(202, {})

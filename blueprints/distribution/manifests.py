@@ -1,0 +1,59 @@
+"""Manifests: pull, push, delete (end-3, end-7, end-9)."""
+
+from flask import Blueprint, Response, request
+
+from blueprints.context import pierhead, store
+from blueprints.requests import Body, content_type, precondition
+from blueprints.responses import content_headers, empty, is_known, location, not_modified
+from storage.errors import ManifestTooLarge
+from storage.manifests import MAX_SIZE
+
+blueprint = Blueprint("manifests", __name__)
+_URL = "/v2/<path:name>/manifests/<reference>"
+
+
+@blueprint.get(_URL)
+def get(name: str, reference: str) -> Response:
+    """Return a manifest as it was pushed; for HEAD, its headers."""
+    manifest = store(name).get_manifest(name, reference)
+    headers = content_headers(manifest.digest, manifest.media_type, by_digest=":" in reference)
+    if is_known(manifest.digest):
+        return not_modified(headers)
+    if request.method == "GET":
+        pierhead().metrics.add("manifest_pulls")
+    return Response(manifest.data, headers=headers)
+
+
+@blueprint.put(_URL)
+def put(name: str, reference: str) -> Response:
+    """Store a manifest, under the tags of the query too."""
+    if (request.content_length or 0) > MAX_SIZE:
+        raise ManifestTooLarge(f"a manifest has at most {MAX_SIZE} bytes", size=request.content_length, limit=MAX_SIZE)
+    tags = request.args.getlist("tag")
+    pushed = store(name).put_manifest(
+        name,
+        reference,
+        Body().read_all(MAX_SIZE),
+        content_type=content_type(),
+        tags=tags,
+        precondition=precondition(),
+    )
+    headers = {
+        "Location": location(f"/v2/{name}/manifests/{pushed.digest}"),
+        "Docker-Content-Digest": pushed.digest,
+        "ETag": f'"{pushed.digest}"',
+    }
+    if tags:
+        headers["OCI-Tag"] = ", ".join(dict.fromkeys(tags))
+    if pushed.subject:
+        headers["OCI-Subject"] = pushed.subject
+    pierhead().metrics.add("manifest_pushes")
+    return empty(201, headers)
+
+
+@blueprint.delete(_URL)
+def delete(name: str, reference: str) -> Response:
+    """Delete a tag, or a manifest with all its tags."""
+    store(name).delete_manifest(name, reference)
+    pierhead().metrics.add("manifest_deletes")
+    return empty(202, {})

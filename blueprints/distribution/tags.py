@@ -1,0 +1,18 @@
+"""The list of a repository's tags (end-8)."""
+
+from flask import Blueprint, Response, request
+
+from blueprints.context import store
+from blueprints.requests import page_size
+from blueprints.responses import json_response, next_page
+
+blueprint = Blueprint("tags", __name__)
+
+
+@blueprint.get("/v2/<path:name>/tags/list", endpoint="list")
+def list_tags(name: str) -> Response:
+    """Return the tags, or `n` of them that follow `last`."""
+    limit = page_size()
+    tags, more = store(name).tags(name, request.args.get("last", ""), limit)
+    link = next_page(f"/v2/{name}/tags/list", n=limit, last=tags[-1]) if more and limit and tags else None
+    return json_response({"name": name, "tags": tags}, link)

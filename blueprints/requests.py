@@ -1,0 +1,126 @@
+"""How requests are read: bodies, ranges, conditions and numbers, each refused where it is wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from flask import request
+from gunicorn.http.errors import ParseException
+
+from registry.errors import RequestRefused
+
+_CHUNK = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/(?:[0-9]+|\*))?")
+_NUMBER = re.compile(r"[0-9]{1,18}")
+
+
+class Body:
+    """The body of this request, read as it arrives; one that ends before its Content-Length raises RequestRefused."""
+
+    def __init__(self) -> None:
+        """Look at the request's headers; read nothing yet."""
+        self._input = request.environ["wsgi.input"]
+        self._left = request.content_length
+        if self._left is None and "HTTP_TRANSFER_ENCODING" not in request.environ:
+            self._left = 0
+
+    def read(self, size: int) -> bytes:
+        """Return at least one and at most `size` bytes, or none at the end of the body."""
+        if self._left is not None:
+            size = min(size, self._left)
+            if not size:
+                return b""
+        try:
+            data: bytes = self._input.read(size)
+        except (OSError, ParseException) as error:
+            raise RequestRefused("SIZE_INVALID", 400, "the body could not be read", reason=str(error)) from error
+        if self._left is not None:
+            self._left -= len(data)
+            if not data:
+                raise RequestRefused("SIZE_INVALID", 400, "the body is shorter than its Content-Length")
+        return data
+
+    def read_all(self, limit: int) -> bytes:
+        """Return the whole body, but no more than `limit` + 1 bytes of it."""
+        data = bytearray()
+        while len(data) <= limit and (part := self.read(limit + 1 - len(data))):
+            data += part
+        return bytes(data)
+
+
+def content_type() -> str | None:
+    """Return the request's media type without parameters, which the spec tells registries to ignore."""
+    return request.mimetype or None
+
+
+def chunk_start() -> int | None:
+    """Return where the chunk begins by its Content-Range, if it has one that says something."""
+    value = request.headers.get("Content-Range")
+    if value is None or request.content_length == 0:
+        return None
+    match = _CHUNK.fullmatch(value.strip())
+    first, last = (int(match[1]), int(match[2])) if match else (1, 0)
+    if last < first:
+        raise RequestRefused(
+            "BLOB_UPLOAD_INVALID", 400, "Content-Range is <first>-<last>, both inclusive", contentRange=value
+        )
+    if request.content_length is not None and last - first + 1 != request.content_length:
+        raise RequestRefused(
+            "SIZE_INVALID",
+            400,
+            "Content-Range and Content-Length contradict each other",
+            contentRange=value,
+            contentLength=request.content_length,
+        )
+    return first
+
+
+def wanted_part(digest: str, size: int) -> tuple[int, int] | None:
+    """Return the bytes that Range asks for, as [start, stop), or None for all (RFC 9110, section 14).
+
+    Several ranges, other units and what is malformed ask for all; a range outside the content raises RequestRefused.
+    """
+    if "HTTP_RANGE" not in request.environ:
+        return None
+    wanted = request.range
+    if wanted is None or wanted.units != "bytes" or len(wanted.ranges) != 1 or not _if_range(digest):
+        return None
+    part = wanted.range_for_length(size)
+    if part is None:
+        raise RequestRefused(
+            "SIZE_INVALID",
+            416,
+            "the range lies outside the content",
+            headers={"Content-Range": f"bytes */{size}"},
+            size=size,
+        )
+    return part
+
+
+def _if_range(digest: str) -> bool:
+    """Tell whether the range is wanted of the content that is there now (RFC 9110, section 13.1.5)."""
+    return "HTTP_IF_RANGE" not in request.environ or request.if_range.etag == digest
+
+
+def page_size() -> int | None:
+    """Return the query's `n`, or None without one."""
+    value = request.args.get("n")
+    if value is None:
+        return None
+    if not _NUMBER.fullmatch(value):
+        raise RequestRefused("UNSUPPORTED", 400, "n must be a number, 0 or greater", parameter="n", value=value)
+    return int(value)
+
+
+def precondition() -> Callable[[str | None], bool] | None:
+    """Return what If-Match and If-None-Match ask of the digest that is there now (RFC 9110, section 13.1)."""
+    match, none_match = request.if_match, request.if_none_match
+    if "If-Match" not in request.headers and "If-None-Match" not in request.headers:
+        return None
+
+    def holds(digest: str | None) -> bool:
+        if "If-Match" in request.headers and (digest is None or not match.contains(digest)):
+            return False
+        return digest is None or not ("If-None-Match" in request.headers and none_match.contains_weak(digest))
+
+    return holds

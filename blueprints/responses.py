@@ -1,0 +1,64 @@
+"""How answers are made: where things are, what they are, when they need not be sent again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import urlencode
+
+import orjson
+from flask import Response, request
+
+from blueprints.context import pierhead
+from storage.digest import Digest
+
+#: What lies under its digest never changes.
+_IMMUTABLE = "max-age=31536000, immutable"
+
+
+def location(path: str) -> str:
+    """Return the URL of a path: relative to the host, with the proxy's prefix, unless `externalUrl` is set."""
+    return (pierhead().config.http.external_url or request.script_root) + path
+
+
+def blob_location(name: str, digest: Digest) -> str:
+    """Return where a blob can be pulled."""
+    return location(f"/v2/{name}/blobs/{digest}")
+
+
+def next_page(path: str, **query: str | int) -> dict[str, str]:
+    """Return the Link header to the rest of a list (RFC 5988)."""
+    return {"Link": f'<{location(path)}?{urlencode(query)}>; rel="next"'}
+
+
+def json_response(
+    document: object, headers: Mapping[str, str] | None = None, media_type: str = "application/json"
+) -> Response:
+    """Return a JSON document."""
+    return Response(orjson.dumps(document), headers=headers, content_type=media_type)
+
+
+def empty(status: int, headers: Mapping[str, str]) -> Response:
+    """Return an answer without a body."""
+    response = Response(status=status, headers=headers)
+    del response.headers["Content-Type"]
+    return response
+
+
+def content_headers(digest: Digest, media_type: str, *, by_digest: bool) -> dict[str, str]:
+    """Return what identifies content; only where its URL has the digest may it be kept without asking again."""
+    return {
+        "Docker-Content-Digest": digest,
+        "Content-Type": media_type,
+        "ETag": f'"{digest}"',
+        "Cache-Control": _IMMUTABLE if by_digest else "no-cache",
+    }
+
+
+def is_known(digest: Digest) -> bool:
+    """Tell whether the client says, by If-None-Match, that it has the content already."""
+    return "HTTP_IF_NONE_MATCH" in request.environ and request.if_none_match.contains_weak(digest)
+
+
+def not_modified(headers: Mapping[str, str]) -> Response:
+    """Return 304 for content that the client has."""
+    return empty(304, headers)

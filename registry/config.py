@@ -1,0 +1,502 @@
+"""The configuration: JSON or YAML with zot's keys, validated as a whole, then frozen.
+
+This is the one place that reads configuration files and the environment. The text becomes pairs (so that a key given
+twice is seen), the pairs become plain objects with the schema's own spelling of each key, and marshmallow's schemas
+turn those into dataclasses. Every problem of a file is reported at once, each with its path.
+"""
+
+import difflib
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from marshmallow import Schema, ValidationError, fields, post_load, validates_schema
+
+from registry import config_values as values
+from registry.config_text import Pairs, parse_json, parse_yaml
+
+ENVIRONMENT_VARIABLE = "PIERHEAD_CONFIG"
+DIST_SPEC_VERSION = "1.1.1"
+
+# zot's levels are zerolog's; logging has no finer level than DEBUG and no worse one than CRITICAL.
+LOG_LEVELS: Mapping[str, int] = MappingProxyType(
+    {
+        "trace": logging.DEBUG,
+        "debug": logging.DEBUG,
+        "info": logging.INFO,
+        "warn": logging.WARNING,
+        "error": logging.ERROR,
+        "fatal": logging.CRITICAL,
+        "panic": logging.CRITICAL,
+    }
+)
+
+_SIZE_LIMIT = 256 * 1024
+_DEFAULT_ROOT = "data"
+_MAX_WORKERS = 1024
+_MAX_THREADS = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Tell what is wrong at one place: `path` is like `http.port`, or the file's name if it is the file itself."""
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        """Give the problem as a line for a person."""
+        return f"{self.path}: {self.message}"
+
+
+class ConfigError(Exception):
+    """Carry all problems of a configuration."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        """Take the problems in the order in which they are reported."""
+        self.problems = list(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """Describe one store; `root_directory` is absolute."""
+
+    root_directory: str
+    dedupe: bool = True
+    commit: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class StorageConfig(StoreConfig):
+    """Describe the default store and the substores by prefix, which is like `/a` or `/a/b`."""
+
+    sub_paths: Mapping[str, StoreConfig] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class HTTPConfig:
+    """Describe where the registry listens, and the URL that clients know it by."""
+
+    address: str = "127.0.0.1"
+    port: int = 5000
+    external_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """Describe the log; `level` is a key of LOG_LEVELS, `output` is `stdout`, `stderr` or an absolute path."""
+
+    level: str = "info"
+    output: str = "stdout"
+
+
+def default_workers() -> int:
+    """Give the number of worker processes that suits the cores this process may use: two to four."""
+    return max(2, min(4, len(os.sched_getaffinity(0))))
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Describe the worker processes; times are in seconds, `trusted_proxies` are addresses or networks."""
+
+    workers: int = field(default_factory=default_workers)
+    threads: int = 512
+    stall_timeout: float = 60.0
+    graceful_timeout: float = 300.0
+    keepalive: float = 75.0
+    trusted_proxies: tuple[str, ...] = ()
+    sparse_indexes: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Hold a whole valid configuration."""
+
+    storage: StorageConfig
+    http: HTTPConfig = HTTPConfig()
+    log: LogConfig = LogConfig()
+    server: ServerConfig = field(default_factory=ServerConfig)
+    dist_spec_version: str = DIST_SPEC_VERSION
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """List what is worth a line in the log but no reason to refuse the configuration."""
+        if self.dist_spec_version == DIST_SPEC_VERSION:
+            return ()
+        return (f"distSpecVersion: is {self.dist_spec_version}, but this registry follows {DIST_SPEC_VERSION}",)
+
+
+class Section(Schema):
+    """Load an object into the dataclass `makes`; a field `stall_timeout` is the key `stallTimeout`."""
+
+    makes: ClassVar[type]
+
+    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
+        """Spell a key as zot does, unless the field says how."""
+        first, *rest = field_name.split("_")
+        field_obj.data_key = field_obj.data_key or first + "".join(map(str.capitalize, rest))
+
+    @post_load
+    def make(self, data: dict[str, Any], **kwargs: Any) -> object:
+        """Build the dataclass; its own defaults stand for what is absent."""
+        return self.makes(**data)
+
+    @property
+    def keys(self) -> dict[str, fields.Field[Any]]:
+        """Give the fields by the spelling of their keys."""
+        return {str(field.data_key): field for field in self.fields.values()}
+
+    def take(self, value: object) -> object:
+        """Load what has to be an object.
+
+        Raises ValueError if it is none, and ValidationError with the problems in it.
+        """
+        if not isinstance(value, Mapping):
+            raise values.expected("an object", value)
+        return self.load(value)
+
+
+class ValueField(fields.Field[Any]):
+    """Take a value by a function that raises ValueError."""
+
+    def __init__(self, parse: Callable[[object], object], **options: Any) -> None:
+        """Keep the function."""
+        super().__init__(error_messages={"null": "expected a value, got null", "required": "is missing"}, **options)
+        self.parse = parse
+
+    def _deserialize(self, value: object, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> object:
+        try:
+            return self.parse(value)
+        except ValueError as error:
+            raise ValidationError(str(error)) from error
+
+
+class SectionField(ValueField):
+    """Take an object by a schema of its own."""
+
+    def __init__(self, section: type[Section], **options: Any) -> None:
+        """Keep the schema, which also knows the spelling of the keys."""
+        self.section = section()
+        super().__init__(self.section.take, **options)
+
+
+class MapField(ValueField):
+    """Take an object whose keys are the user's own (and case-sensitive) and whose values share a schema."""
+
+    def __init__(self, parse_key: Callable[[str], str], section: type[Section], **options: Any) -> None:
+        """Keep the function that takes a key, and the schema of the values."""
+        super().__init__(self._entries, **options)
+        self.parse_key = parse_key
+        self.section = section()
+
+    def _entries(self, value: object) -> Mapping[str, Any]:
+        if not isinstance(value, Mapping):
+            raise values.expected("an object", value)
+        entries: dict[str, Any] = {}
+        errors: dict[str, Any] = {}
+        for key, item in value.items():
+            try:
+                entries[key] = self._entry(key, item)
+            except ValidationError as error:
+                errors[key] = error.messages
+        if errors:
+            raise ValidationError(errors)
+        return MappingProxyType(entries)
+
+    def _entry(self, key: str, item: object) -> object:
+        """Take both key and value, so that what is wrong with either is told."""
+        fault = self._key_fault(key)
+        try:
+            entry = self.section.take(item)
+        except ValidationError as error:
+            raise ValidationError({**error.messages_dict, **fault}) from error
+        except ValueError as error:
+            raise ValidationError({"_schema": [str(error)], **fault}) from error
+        if fault:
+            raise ValidationError(fault)
+        return entry
+
+    def _key_fault(self, key: str) -> dict[str, list[str]]:
+        try:
+            self.parse_key(key)
+        except ValueError as error:
+            return {"_schema": [str(error)]}
+        return {}
+
+
+class NotBuilt(ValueField):
+    """Stand for a key that zot knows and this registry does not carry out: refused, never ignored."""
+
+    _MESSAGE = "a key of zot's that is not built yet: remove it"
+
+    def __init__(self, **options: Any) -> None:
+        """Refuse any value."""
+        super().__init__(self._refuse, **options)
+        self.error_messages["null"] = self._MESSAGE
+
+    def _refuse(self, value: object) -> object:
+        raise ValueError(self._MESSAGE)
+
+
+class SubPathSection(Section):
+    """Load an entry of `storage.subPaths`."""
+
+    makes = StoreConfig
+    root_directory = ValueField(values.directory, required=True)
+    dedupe = ValueField(values.boolean)
+    commit = ValueField(values.boolean)
+    gc = NotBuilt()
+    gc_delay = NotBuilt()
+    gc_interval = NotBuilt()
+    retention = NotBuilt()
+    storage_driver = NotBuilt()
+    cache_driver = NotBuilt()
+    remote_cache = NotBuilt()
+
+
+class StorageSection(SubPathSection):
+    """Load `storage`."""
+
+    makes = StorageConfig
+    root_directory = ValueField(values.directory, load_default=lambda: values.directory(_DEFAULT_ROOT))
+    sub_paths = MapField(values.prefix, SubPathSection)
+    max_repos = NotBuilt()
+    gc_time_window = NotBuilt()
+    redirect_blob_url = NotBuilt(data_key="redirectBlobURL")
+    fast_restart = NotBuilt()
+
+    @validates_schema(skip_on_field_errors=False, pass_original=True)
+    def roots_are_apart(self, data: Any, original: Mapping[str, Any], **kwargs: Any) -> None:
+        """Refuse a root that equals another, or lies in it: one store would serve the other's files."""
+        errors = {}
+        seen: list[tuple[str, str]] = []
+        for path, root in _named_roots(original):
+            clash = next((other for other, taken in seen if _overlap(root, taken)), None)
+            if clash:
+                errors[path] = {"rootDirectory": [f"expected a directory apart from that of {clash}"]}
+            seen.append((f'storage.subPaths["{path}"]' if path else "storage", root))
+        if errors:
+            raise ValidationError({"subPaths": errors})
+
+
+def _named_roots(storage: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the valid roots with their prefix, symbolic links resolved; the default store has the prefix ""."""
+    sub_paths = storage.get("subPaths")
+    stores = {"": {"rootDirectory": _DEFAULT_ROOT, **storage}, **(sub_paths if isinstance(sub_paths, Mapping) else {})}
+    for path, store in stores.items():
+        try:
+            yield path, os.path.realpath(values.directory(store["rootDirectory"]))
+        except (ValueError, KeyError, TypeError):
+            continue  # its own field reports it
+
+
+def _overlap(one: str, other: str) -> bool:
+    return os.path.commonpath([one, other]) in (one, other)
+
+
+class HTTPSection(Section):
+    """Load `http`."""
+
+    makes = HTTPConfig
+    address = ValueField(values.address)
+    port = ValueField(values.port)
+    external_url = ValueField(values.external_url)
+    realm = NotBuilt()
+    allow_origin = NotBuilt()
+    tls = NotBuilt()
+    auth = NotBuilt()
+    access_control = NotBuilt()
+    ratelimit = NotBuilt()
+    read_only = NotBuilt()
+    allow_read_access = NotBuilt()
+    compat = NotBuilt()
+    read_timeout = NotBuilt()
+    write_timeout = NotBuilt()
+
+
+class LogSection(Section):
+    """Load `log`."""
+
+    makes = LogConfig
+    level = ValueField(values.one_of(LOG_LEVELS))
+    output = ValueField(values.log_output)
+    audit = NotBuilt()
+
+
+class ServerSection(Section):
+    """Load `server`, the section that zot does not have."""
+
+    makes = ServerConfig
+    workers = ValueField(values.whole_number(_MAX_WORKERS))
+    threads = ValueField(values.whole_number(_MAX_THREADS))
+    stall_timeout = ValueField(values.positive_duration)
+    graceful_timeout = ValueField(values.positive_duration)
+    keepalive = ValueField(values.parse_duration, data_key="keepAlive")
+    trusted_proxies = ValueField(values.networks)
+    sparse_indexes = ValueField(values.boolean)
+
+
+class ConfigSection(Section):
+    """Load the whole configuration."""
+
+    makes = Config
+    dist_spec_version = ValueField(values.version)
+    storage = SectionField(StorageSection, load_default=lambda: StorageSection().load({}))
+    http = SectionField(HTTPSection)
+    log = SectionField(LogSection)
+    server = SectionField(ServerSection)
+    extensions = NotBuilt()
+    scheduler = NotBuilt()
+    cluster = NotBuilt()
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_SIZE_LIMIT + 1)
+    except OSError as error:
+        raise ConfigError([Problem(str(path), f"cannot be read: {error.strerror}")]) from error
+    except ValueError as error:
+        raise ConfigError([Problem(repr(str(path)), "is no path of a file")]) from error
+    if len(content) > _SIZE_LIMIT:
+        raise ConfigError([Problem(str(path), f"is larger than {_SIZE_LIMIT // 1024} KiB: not a configuration")])
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError([Problem(str(path), "is not text in UTF-8")]) from error
+
+
+def _parse(path: Path) -> Pairs:
+    """Read a file as an object.
+
+    Raises ConfigError with one problem: nothing more can be said about what does not parse.
+    """
+    text = _read(path)
+    if not text.strip():
+        raise ConfigError([Problem(str(path), "expected an object, got an empty file")])
+    try:
+        document = parse_json(text) if _is_json(path, text) else parse_yaml(text)
+    except ValueError as error:
+        raise ConfigError([Problem(str(path), str(error))]) from error
+    if not isinstance(document, Pairs):
+        raise ConfigError([Problem(str(path), f"expected an object, got {values.show(document)}")])
+    return document
+
+
+def _is_json(path: Path, text: str) -> bool:
+    return path.suffix == ".json" or (path.suffix not in (".yaml", ".yml") and text.lstrip().startswith("{"))
+
+
+class _Names:
+    """Give each key its schema's spelling, and collect unknown keys and those given twice."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+
+    def settle(self, value: object, field_or_section: object, path: str = "") -> object:
+        """Turn the value of a field, or of a schema, into one that the schema can load."""
+        if not isinstance(value, Pairs):
+            return value
+        if isinstance(field_or_section, Section):
+            return self._section(value, field_or_section, path)
+        if isinstance(field_or_section, SectionField):
+            return self._section(value, field_or_section.section, path)
+        if isinstance(field_or_section, MapField):
+            return self._map(value, field_or_section.section, path)
+        return value
+
+    def _section(self, pairs: Pairs, section: Section, path: str) -> dict[str, object]:
+        spelling = {key.lower(): key for key in section.keys}
+        settled: dict[str, object] = {}
+        for key, value in self._strings(pairs, path):
+            name = spelling.get(key.lower())
+            if name is None:
+                self._refuse(_join(path, key), _unknown(key, section))
+            elif name in settled:
+                self._refuse(_join(path, key), "is given twice (upper and lower case make no difference)")
+            else:
+                settled[name] = self.settle(value, section.keys[name], _join(path, name))
+        return settled
+
+    def _map(self, pairs: Pairs, section: Section, path: str) -> dict[str, object]:
+        settled: dict[str, object] = {}
+        for key, value in self._strings(pairs, path):
+            if key in settled:
+                self._refuse(_join(path, key), "is given twice")
+            else:
+                settled[key] = self.settle(value, section, _join(path, key))
+        return settled
+
+    def _strings(self, pairs: Pairs, path: str) -> Iterator[tuple[str, object]]:
+        for key, value in pairs:
+            if isinstance(key, str):
+                yield key, value
+            else:
+                self._refuse(_join(path, values.show(key)), "expected a string as a key")
+
+    def _refuse(self, path: str, message: str) -> None:
+        self.problems.append(Problem(path, message))
+
+
+def _unknown(key: str, section: Section) -> str:
+    names = {name.lower(): name for name, field in section.keys.items() if not isinstance(field, NotBuilt)}
+    close = difflib.get_close_matches(key.lower(), names, n=1)
+    if close:
+        return f'unknown key, did you mean "{names[close[0]]}"?'
+    return f"unknown key, expected one of {', '.join(names.values())}"
+
+
+def _join(path: str, key: str) -> str:
+    if not re.fullmatch("[A-Za-z][A-Za-z0-9]*", key):
+        return f"{path}[{values.show(key)}]"
+    return f"{path}.{key}" if path else key
+
+
+def _flatten(errors: object, path: str = "") -> Iterator[Problem]:
+    """Yield the problems in marshmallow's tree of messages."""
+    if isinstance(errors, Mapping):
+        for key, inner in errors.items():
+            yield from _flatten(inner, path if key == "_schema" else _join(path, key))
+    elif isinstance(errors, list):
+        for message in errors:
+            yield Problem(path, message)
+
+
+def _validated(document: Pairs) -> Config:
+    names = _Names()
+    section = ConfigSection()
+    settled = names.settle(document, section)
+    try:
+        config: Config = section.load(settled)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise ConfigError([*names.problems, *_flatten(error.messages)]) from error
+    if names.problems:
+        raise ConfigError(names.problems)
+    return config
+
+
+def load(path: str | None) -> Config:
+    """Read and validate a JSON or YAML file; without a path give the defaults.
+
+    Raises ConfigError with every problem of the file.
+    """
+    return default_config() if path is None else _validated(_parse(Path(path)))
+
+
+def default_config() -> Config:
+    """Give the configuration of a registry that has no file: 127.0.0.1:5000, data in `./data`."""
+    return _validated(Pairs())
+
+
+def load_from_environment() -> Config:
+    """Read the file that PIERHEAD_CONFIG names; without one give the defaults.
+
+    Raises ConfigError with every problem of the file.
+    """
+    return load(os.environ.get(ENVIRONMENT_VARIABLE) or None)

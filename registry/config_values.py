@@ -1,0 +1,199 @@
+"""The values of a configuration: a function each, which raises ValueError saying what was expected."""
+
+import ipaddress
+import json
+import os
+import re
+from collections.abc import Callable, Collection, Mapping
+from urllib.parse import urlsplit
+
+from registry.config_text import Pairs
+from storage.errors import NameInvalid
+from storage.names import check_name
+
+_SHOWN_CHARACTERS = 60
+_SHOWN_BITS = 64  # Python refuses to write out a number of thousands of digits
+_MAX_PORT = 65535
+
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
+_DURATION = re.compile(f"(?:{_DURATION_PART.pattern})+")
+_LONGEST_DURATION = (2**63 - 1) / 1e9  # Go counts nanoseconds in 64 bits
+
+_HOST_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+# The last label begins with a letter, as top-level domains do: "1.2.3" is a mistyped address, not a name.
+_HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z)(?:{_HOST_LABEL}\.)*(?=[A-Za-z]){_HOST_LABEL}")
+_VERSION = re.compile(r"v?[0-9]+\.[0-9]+(\.[0-9]+)?(-[0-9A-Za-z.-]+)?")
+
+
+def parse_duration(value: object) -> float:
+    """Turn a Go duration ("1h30m", "1.5h", "300ms", "0") into seconds.
+
+    Raises ValueError if it is none, is negative, or is longer than Go can hold.
+    """
+    if value == "0":
+        return 0.0
+    if not isinstance(value, str) or not _DURATION.fullmatch(value):
+        raise expected('a duration such as "90s", "1h30m" or "300ms"', value)
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(value))
+    if seconds > _LONGEST_DURATION:
+        raise expected("a duration of at most 292 years", value)
+    return seconds
+
+
+def positive_duration(value: object) -> float:
+    """Turn a Go duration into seconds; zero is refused."""
+    seconds = parse_duration(value)
+    if seconds == 0:
+        raise expected("a duration longer than zero", value)
+    return seconds
+
+
+def boolean(value: object) -> bool:
+    """Take true or false, and no word or number that could mean it."""
+    if not isinstance(value, bool):
+        raise expected("true or false", value)
+    return value
+
+
+def whole_number(most: int) -> Callable[[object], int]:
+    """Make a function that takes a number from 1 to `most`."""
+
+    def parse(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            raise expected(f"a whole number from 1 to {most}", value)
+        return value
+
+    return parse
+
+
+def port(value: object) -> int:
+    """Take a port as zot writes it, a string, or as a number."""
+    number = int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,5}", value) else value
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= _MAX_PORT:
+        raise expected(f'a port from 1 to {_MAX_PORT}, such as "8080"', value)
+    return number
+
+
+def address(value: object) -> str:
+    """Take what a server can listen on: an IP address or a host name."""
+    if not isinstance(value, str) or not (_is_ip_address(value) or _HOST_NAME.fullmatch(value)):
+        raise expected('an IP address or a host name, such as "0.0.0.0"', value)
+    return value
+
+
+def _is_ip_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def external_url(value: object) -> str:
+    """Take the URL that clients use, without the slash at its end: a path is a prefix of every route."""
+    if not isinstance(value, str) or not _is_base_url(value):
+        raise expected('an http or https URL without a query, such as "https://registry.example.com"', value)
+    return value.rstrip("/")
+
+
+def _is_base_url(text: str) -> bool:
+    if not re.fullmatch(r"[!-~]+", text) or re.search(r"[?#@\\\"<>]", text):
+        return False
+    try:
+        parts = urlsplit(text)
+        port_number = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and port_number != 0
+
+
+def one_of(choices: Collection[str]) -> Callable[[object], str]:
+    """Make a function that takes one of these words, in upper or lower case."""
+
+    def parse(value: object) -> str:
+        if not isinstance(value, str) or value.lower() not in choices:
+            raise expected(f"one of {', '.join(choices)}", value)
+        return value.lower()
+
+    return parse
+
+
+def log_output(value: object) -> str:
+    """Take `stdout`, `stderr`, or a file, whose path becomes absolute."""
+    if value in ("stdout", "stderr"):
+        return str(value)
+    path = _absolute_path('"stdout", "stderr" or the path of a file', value)
+    if not os.path.isdir(os.path.dirname(path)) or os.path.isdir(path):
+        raise expected("a file in a directory that exists", value)
+    return path
+
+
+def directory(value: object) -> str:
+    """Take the path of a directory, which need not exist, and make it absolute."""
+    return _absolute_path("the path of a directory", value)
+
+
+def _absolute_path(what: str, value: object) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise expected(what, value)
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        raise expected(what, value) from None
+    return os.path.abspath(value)
+
+
+def version(value: object) -> str:
+    """Take a version of the distribution spec, such as "1.0.1" or "v1.1.0-dev"."""
+    if not isinstance(value, str) or not _VERSION.fullmatch(value):
+        raise expected('a version as a string, such as "1.1.1"', value)
+    return value
+
+
+def networks(value: object) -> tuple[str, ...]:
+    """Take a list of IP addresses and CIDR networks; an address becomes a network of one."""
+    if not isinstance(value, list):
+        raise expected('a list of addresses and networks, such as ["127.0.0.1", "10.0.0.0/8"]', value)
+    faults = [fault for fault in map(_network_fault, value) if fault]
+    if faults:
+        raise ValueError(f'expected addresses and networks such as "10.0.0.0/8", but {", ".join(faults)}')
+    return tuple(str(ipaddress.ip_network(network)) for network in value)
+
+
+def _network_fault(value: object) -> str | None:
+    if not isinstance(value, str):
+        return f"{show(value)} is none"
+    try:
+        ipaddress.ip_network(value)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def prefix(key: str) -> str:
+    """Take a key of `storage.subPaths`: a repository name (distribution spec, "Pulling manifests") after a slash."""
+    if not key.startswith("/"):
+        raise expected('"/" and the start of a repository name, such as "/a" or "/a/b"', key)
+    try:
+        check_name(key[1:])
+    except NameInvalid as error:
+        raise ValueError(f'expected "/" and the start of a repository name, but {error}') from error
+    return key
+
+
+def expected(what: str, value: object) -> ValueError:
+    """Make the error that every function here raises."""
+    return ValueError(f"expected {what}, got {show(value)}")
+
+
+def show(value: object) -> str:
+    """Name a value in a message: short, and on one line."""
+    if isinstance(value, Pairs | Mapping):
+        return "an object"
+    if isinstance(value, list):
+        return "a list"
+    if isinstance(value, int) and value.bit_length() > _SHOWN_BITS:
+        return "a huge number"
+    shown = json.dumps(value, default=str)
+    return shown if len(shown) <= _SHOWN_CHARACTERS else shown[:_SHOWN_CHARACTERS] + "..."

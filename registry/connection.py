@@ -1,0 +1,212 @@
+"""One client's connection: the head that is arriving, the requests made of it, and their bodies."""
+
+import select
+import socket
+import time
+from typing import Any
+
+from gunicorn.config import Config
+from gunicorn.http import body, errors, message, parser, wsgi
+
+from registry.stream import Stream
+
+# A head is larger than this only by mistake or malice: request line and all fields together.
+MAX_HEAD = 64 * 1024
+_RECEIVE = 64 * 1024
+
+# How long a body that nobody wants is read, so that its sender gets to see the answer.
+_LINGER_SECONDS = 5.0
+
+
+class _LengthReader(body.LengthReader):
+    """Receive a body of known length straight into the bytes that are handed on."""
+
+    def read(self, size: int) -> bytes:
+        """Read so many bytes, fewer only at the end of the body or of the connection."""
+        size = min(size, self.length)
+        if not size:
+            return b""
+        data = self._held(size)
+        if len(data) < size:
+            data += self._received(size - len(data))
+        self.length -= len(data)
+        return data
+
+    def _held(self, size: int) -> bytes:
+        """Take what came along with the head."""
+        held: bytes = self.unreader.take_buffered()
+        if len(held) > size:
+            self.unreader.unread(held[size:])
+        return held[:size]
+
+    def _received(self, size: int) -> bytes:
+        buffer = memoryview(bytearray(size))
+        filled = 0
+        while filled < size and (count := self.unreader.sock.recv_into(buffer[filled:])):
+            filled += count
+        return bytes(buffer[:filled])
+
+
+class Body(body.Body):
+    """Read a request's body; ask the client for it only when it is wanted (RFC 9110 section 10.1.1)."""
+
+    def __init__(self, reader: Any, continue_to: Stream | None) -> None:
+        """Take the reader of the bytes, and the client if it waits for a 100 before it sends any."""
+        super().__init__(reader)
+        self.continue_to = continue_to
+
+    def read(self, size: int | None = None) -> bytes:
+        """Read so many bytes, fewer only at the end; without a size, everything."""
+        if size is None or size < 0 or self.buf.tell():
+            data: bytes = super().read(size)
+            return data
+        return self._read_reader(size)
+
+    def _read_reader(self, size: int) -> bytes:
+        if self.continue_to is not None and size:
+            client, self.continue_to = self.continue_to, None
+            client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        data: bytes = super()._read_reader(size)
+        return data
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether all of it was read, so that what follows is the next request."""
+        if isinstance(self.reader, body.ChunkedReader):
+            rest = self.reader.parser is not None or self.reader.buf.tell()
+        else:
+            rest = self.reader.length
+        return not (rest or self.failed)
+
+
+class Request(message.Request):
+    """Parse a head as gunicorn does, with our body behind it."""
+
+    body: Body
+    _expected_100_continue: bool
+
+    def set_body_reader(self) -> None:
+        """Choose how the body is read."""
+        super().set_body_reader()
+        reader = self.body.reader
+        if isinstance(reader, body.LengthReader):
+            reader = _LengthReader(self.unreader, reader.length)
+        waits = self._expected_100_continue
+        # Gunicorn would tell the client to go on before the application has seen the head.
+        self._expected_100_continue = False
+        self.body = Body(reader, self.unreader.sock if waits else None)
+
+    def should_close(self) -> bool:
+        """Tell whether this is the connection's last request; it is if some of the body was not read."""
+        return super().should_close() or not self.body.finished
+
+
+class Response(wsgi.Response):
+    """Write an answer as gunicorn does, its head together with the beginning of its body."""
+
+    headers_sent: bool
+
+    def __init__(self, req: Request, sock: Stream, cfg: Config) -> None:
+        """Take the request that is answered."""
+        super().__init__(req, sock, cfg)
+        self.version = "pierhead"
+
+    def send_headers(self) -> None:
+        """Write the head, once; it leaves with what is written next."""
+        if not self.headers_sent:
+            lines = [*self.default_headers(), *(f"{name}: {value}\r\n" for name, value in self.headers), "\r\n"]
+            self.sock.hold("".join(lines).encode("latin-1"))
+            self.headers_sent = True
+
+    def close(self) -> None:
+        """Finish the answer."""
+        super().close()
+        self.sock.flush()
+
+
+class _Parser(parser.RequestParser):
+    mesg_class = Request
+
+
+class Connection:
+    """Hold what a worker knows of a client. Only one thread at a time has it."""
+
+    def __init__(self, cfg: Config, stream: Stream, client: Any, server: Any) -> None:
+        """Take the client's socket and both addresses, as `accept` and `getsockname` gave them."""
+        self.sock = stream
+        self.client = client
+        self.server = server
+        self.parser = _Parser(cfg, stream, client)
+        self.head = b""
+        self.served = False
+        self.deadline = 0.0
+
+    @property
+    def idle(self) -> bool:
+        """Tell whether it is between two requests."""
+        return self.served and not self.head
+
+    @property
+    def has_head(self) -> bool:
+        """Tell whether there is something to parse: a whole head, or what can never become one.
+
+        A line that ends with a bare LF is refused by the parser at once. A client that tries TLS always sends one
+        (its list of groups, RFC 8446 section 4.2, has type 10), and so learns quickly that there is no TLS here.
+        """
+        head = self.head
+        return b"\r\n\r\n" in head or len(head) > MAX_HEAD or head.count(b"\n") != head.count(b"\r\n")
+
+    def receive(self) -> bool:
+        """Take what has arrived of a head, without waiting, and tell whether there is something to parse.
+
+        Raise EOFError when the client has gone.
+        """
+        data = self.sock.recv_now(_RECEIVE)
+        if data is None:
+            return False
+        if not data:
+            raise EOFError
+        self.head += data
+        return self.has_head
+
+    def next_head(self, seconds: float) -> bool:
+        """Wait so long for the next head, and tell whether it came."""
+        self.served = True
+        self.head = self.parser.unreader.take_buffered()
+        if self.head and self.has_head:
+            return True
+        return self.sock.ready(select.POLLIN, seconds) and self.receive()
+
+    def parse(self) -> Request:
+        """Parse the head; raise gunicorn's ParseException if it is malformed."""
+        head, self.head = self.head, b""
+        # A request line without an end is told by the parser, as 414.
+        if len(head) > MAX_HEAD and b"\r\n" in head and b"\r\n\r\n" not in head:
+            raise errors.LimitRequestHeaders(f"the request's head is larger than {MAX_HEAD} bytes")
+        self.parser.unreader.unread(head)
+        request: Request = next(self.parser)
+        return request
+
+    def close(self) -> None:
+        """Close, whatever the client may be doing."""
+        self.sock.close()
+
+    def linger(self) -> None:
+        """Close so that the client sees the whole answer (RFC 9112 section 9.6).
+
+        If bytes of its are left unread, closing tells the client's system to forget the answer. So say that no more
+        will come, and read on for a while.
+        """
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+            self._drain(time.monotonic() + _LINGER_SECONDS)
+        except OSError:
+            pass  # The client has gone already.
+        finally:
+            self.sock.close()
+
+    def _drain(self, deadline: float) -> None:
+        """Forget what still comes, until the client closes or the deadline."""
+        while (left := deadline - time.monotonic()) > 0:
+            if not self.sock.ready(select.POLLIN, left) or not self.sock.discard():
+                return

@@ -1,0 +1,140 @@
+"""The one table: what went wrong -> OCI error code, HTTP status and headers (distribution spec, "Error Codes")."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import orjson
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException
+
+from storage import errors as store
+from storage.errors import StorageError
+
+log = logging.getLogger(__name__)
+
+
+class RequestRefused(Exception):
+    """A request that is wrong as HTTP, before any store is asked: its code, status and message, and a detail."""
+
+    def __init__(
+        self, code: str, status: int, message: str, *, headers: Mapping[str, str] | None = None, **detail: object
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = status
+        self.message = message
+        self.headers = headers
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How a kind of error is answered."""
+
+    code: str
+    status: int
+    headers: Callable[[StorageError], Mapping[str, str]] = lambda _: {}
+
+
+def _upload_state(error: StorageError) -> Mapping[str, str]:
+    """Tell the client of a chunked upload where to go on ("Pushing a blob in chunks")."""
+    offset = error.offset if isinstance(error, store.UploadOutOfOrder) else 0
+    return {
+        "Location": request.script_root + request.path,
+        "Range": f"0-{max(offset - 1, 0)}",
+        "Docker-Upload-UUID": (request.view_args or {}).get("session", ""),
+    }
+
+
+RULES: dict[type[StorageError], Rule] = {
+    store.NameInvalid: Rule("NAME_INVALID", 400),
+    store.DigestInvalid: Rule("DIGEST_INVALID", 400),
+    store.DigestMismatch: Rule("DIGEST_INVALID", 400),
+    store.TagInvalid: Rule("MANIFEST_INVALID", 400),
+    store.RepositoryUnknown: Rule("NAME_UNKNOWN", 404),
+    store.ManifestUnknown: Rule("MANIFEST_UNKNOWN", 404),
+    store.ManifestInvalid: Rule("MANIFEST_INVALID", 400),
+    store.ManifestTooLarge: Rule("MANIFEST_INVALID", 413),
+    store.ReferencesUnknown: Rule("MANIFEST_BLOB_UNKNOWN", 400),
+    store.PreconditionFailed: Rule("MANIFEST_INVALID", 412),
+    store.StillReferenced: Rule("DENIED", 405, lambda _: {"Allow": "GET, HEAD"}),
+    store.BlobUnknown: Rule("BLOB_UNKNOWN", 404),
+    store.UploadUnknown: Rule("BLOB_UPLOAD_UNKNOWN", 404),
+    store.UploadOutOfOrder: Rule("BLOB_UPLOAD_INVALID", 416, _upload_state),
+    store.IndexChanged: Rule("UNSUPPORTED", 503, lambda _: {"Retry-After": "1"}),
+    store.IndexDamaged: Rule("UNSUPPORTED", 503),
+}
+
+#: What the operating system refuses: errno -> (code, status, message, headers).
+_SYSTEM: dict[int, tuple[str, int, str, dict[str, str]]] = {
+    errno.ENOSPC: ("UNSUPPORTED", 507, "no space left on the registry's disk", {}),
+    errno.EDQUOT: ("UNSUPPORTED", 507, "the registry's disk quota is used up", {}),
+    errno.EROFS: ("UNSUPPORTED", 503, "the registry's disk is read-only", {}),
+    errno.EACCES: ("UNSUPPORTED", 503, "the registry may not write to its disk", {}),
+    errno.EPERM: ("UNSUPPORTED", 503, "the registry may not write to its disk", {}),
+    errno.EMFILE: ("TOOMANYREQUESTS", 503, "the registry has too many files open", {"Retry-After": "1"}),
+    errno.ENFILE: ("TOOMANYREQUESTS", 503, "the registry's host has too many files open", {"Retry-After": "1"}),
+}
+
+
+def install(app: Flask) -> None:
+    """Answer every failure of the app in OCI form, whatever route it comes from."""
+    app.register_error_handler(StorageError, _on_storage_error)
+    app.register_error_handler(RequestRefused, _on_refused)
+    app.register_error_handler(HTTPException, _on_http_error)
+    app.register_error_handler(OSError, _on_system_error)
+    app.register_error_handler(Exception, _on_bug)
+
+
+def error_body(code: str, message: str, detail: object) -> bytes:
+    """Return the body of an answer with one error."""
+    return _body(code, message, [detail])
+
+
+def _on_storage_error(error: StorageError) -> Response:
+    rule = RULES[type(error)]
+    missing = error.missing if isinstance(error, store.ReferencesUnknown) else []
+    details: list[object] = [{"digest": digest} for digest in missing] or [error.detail]
+    return _respond(rule.status, _body(rule.code, error.message, details), rule.headers(error))
+
+
+def _on_refused(error: RequestRefused) -> Response:
+    return _respond(error.status, error_body(error.code, error.message, error.detail), error.headers)
+
+
+def _on_http_error(error: HTTPException) -> Response:
+    """Answer what Flask itself refuses, such as an unknown route or a method that it does not have."""
+    status = error.code or 500
+    headers = {key: value for key, value in error.get_headers() if key in ("Allow", "Location", "Retry-After")}
+    detail = {"method": request.method, "path": request.path}
+    return _respond(status, error_body("UNSUPPORTED", error.description or error.name, detail), headers)
+
+
+def _on_system_error(error: OSError) -> Response:
+    known = _SYSTEM.get(error.errno or 0)
+    if known is None:
+        return _on_bug(error)
+    code, status, message, headers = known
+    log.error("%s: %s %s: %s", message, request.method, request.path, error)
+    return _respond(status, error_body(code, message, {"reason": error.strerror}), headers)
+
+
+def _on_bug(error: Exception) -> Response:
+    """Answer 500 and log what happened under an id that the client is told too."""
+    number = secrets.token_hex(8)
+    log.error("request %s failed: %s %s", number, request.method, request.path, exc_info=error)
+    return _respond(500, error_body("UNSUPPORTED", "the registry failed on this request", {"requestId": number}))
+
+
+def _body(code: str, message: str, details: Sequence[object]) -> bytes:
+    errors = [{"code": code, "message": message, "detail": detail} for detail in details]
+    return orjson.dumps({"errors": errors}, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _respond(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(body, status, headers, mimetype="application/json")

@@ -1,0 +1,35 @@
+"""X-Forwarded-* headers: honoured from trusted proxies, without effect from anybody else."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+
+class TrustedProxies:
+    """A WSGI wrapper that believes X-Forwarded-For, -Proto, -Host and -Prefix from peers in `networks` only."""
+
+    def __init__(self, app: WSGIApplication, networks: Sequence[str]) -> None:
+        self._plain = app
+        self._forwarded = ProxyFix(app, x_for=1, x_proto=1, x_host=1, x_prefix=1)
+        self._networks = [ipaddress.ip_network(network, strict=False) for network in networks]
+        self._trusts = lru_cache(maxsize=1024)(self._is_trusted)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve a request, as the client whom a trusted proxy names."""
+        app = self._forwarded if self._trusts(environ.get("REMOTE_ADDR", "")) else self._plain
+        return app(environ, start_response)
+
+    def _is_trusted(self, peer: str) -> bool:
+        try:
+            address = ipaddress.ip_address(peer)
+        except ValueError:  # a unix socket has no address
+            return False
+        return any(address in network for network in self._networks)

@@ -1,0 +1,168 @@
+"""Gunicorn in this process, with settings fit for a registry, as code."""
+
+import gc
+import logging
+import logging.handlers
+import math
+import os
+import resource
+import socket
+import sys
+from importlib.metadata import version
+from typing import Any
+
+import click
+from flask import Flask
+from gunicorn import glogging
+from gunicorn.app.base import BaseApplication
+
+from registry import create_app
+from registry.config import LOG_LEVELS, Config, HTTPConfig, LogConfig
+
+# A worker is killed when its main loop gives no sign for so long; its threads may take as long as they need.
+_LOOP_TIMEOUT = 120
+_BACKLOG = 2048
+_MAX_CONNECTIONS = 16384
+
+
+class StartError(Exception):
+    """Say in one line why the server cannot start."""
+
+
+class _Logger(glogging.Logger):
+    """Send gunicorn's messages through the root logger, as the application's are."""
+
+    def setup(self, cfg: Any) -> None:
+        """Hand everything on; the access log costs time, so only the debug level has it."""
+        self.cfg = cfg
+        self.error_log.propagate = self.access_log.propagate = True
+        self._access_log_enabled = logging.getLogger().isEnabledFor(logging.DEBUG)
+
+
+class Server(BaseApplication):
+    """Run an application that was built already, so that the workers share its memory."""
+
+    def __init__(self, config: Config, app: Flask, bind: str) -> None:
+        """Take the configuration, the application and the address to listen on in gunicorn's notation."""
+        self.config = config
+        self.app = app
+        self.bind = bind
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Give gunicorn its settings."""
+        for name, value in _settings(self.config, self.bind).items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Flask:
+        """Give the application."""
+        return self.app
+
+
+def _settings(config: Config, bind: str) -> dict[str, Any]:
+    """Translate the configuration into gunicorn's settings."""
+    server = config.server
+    return {
+        "bind": bind,
+        "backlog": _BACKLOG,
+        "workers": server.workers,
+        "worker_class": "registry.worker.Worker",
+        "threads": server.threads,
+        "worker_connections": _connections(),
+        "timeout": _LOOP_TIMEOUT,
+        "graceful_timeout": math.ceil(server.graceful_timeout),
+        "keepalive": math.ceil(server.keepalive),
+        # The longest that gunicorn can do: many tags in one query, and tokens in headers.
+        "limit_request_line": 8190,
+        "limit_request_field_size": 32768,
+        # Which proxies are trusted, and with what, is the application's to decide.
+        "forwarded_allow_ips": "",
+        "forwarder_headers": "",
+        "secure_scheme_headers": {},
+        "http_parser": "python",
+        "control_socket_disable": True,
+        "proc_name": "pierhead",
+        "logger_class": _Logger,
+        "when_ready": lambda _arbiter: _ready(config),
+    }
+
+
+def _connections() -> int:
+    """Give how many connections a worker may hold: each may need a descriptor for a file, too."""
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(_MAX_CONNECTIONS, max(64, soft // 2 - 64))
+
+
+def _raise_file_limit() -> None:
+    """Allow as many open files as the system lets this process have."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _configure_logging(log: LogConfig) -> None:
+    """Send the log where the configuration says; a file that is rotated away is opened anew."""
+    streams = {"stdout": sys.stdout, "stderr": sys.stderr}
+    handler: logging.Handler
+    if log.output in streams:
+        handler = logging.StreamHandler(streams[log.output])
+    else:
+        handler = logging.handlers.WatchedFileHandler(log.output)
+    logging.basicConfig(
+        handlers=[handler],
+        level=LOG_LEVELS[log.level],
+        format="%(asctime)s %(levelname)s [%(process)d] %(name)s: %(message)s",
+        force=True,
+    )
+
+
+def _listen(http: HTTPConfig) -> str:
+    """Open the listening socket and give it in gunicorn's notation.
+
+    Gunicorn would try five times and log each; a person wants one line. When gunicorn hands its sockets on to a
+    successor (SIGUSR2), or systemd opened them, there is nothing to open.
+    """
+    if "GUNICORN_FD" in os.environ or "LISTEN_FDS" in os.environ:
+        return f"{http.address}:{http.port}"
+    family, *_, address = socket.getaddrinfo(http.address, http.port, type=socket.SOCK_STREAM)[0]
+    dual = family == socket.AF_INET6 and address[0] == "::" and socket.has_dualstack_ipv6()
+    listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG, dualstack_ipv6=dual)
+    return f"fd://{listener.detach()}"
+
+
+def _ready(config: Config) -> None:
+    """Tell a person where the registry is and how to push to it, just before the workers start."""
+    http = config.http
+    host = "localhost" if http.address in ("127.0.0.1", "::1", "0.0.0.0", "::") else http.address
+    host = f"[{host}]" if ":" in host else host
+    image = f"{host}:{http.port}/team/app:1"
+    click.echo(f"Pierhead {version('pierhead')} serves http://{host}:{http.port}")
+    click.echo(f"Data lies in {config.storage.root_directory}")
+    click.echo(f"Push an image: docker pull alpine && docker tag alpine {image} && docker push {image}")
+    # What lives now lives on in every worker: the collector shall not touch, and so copy, its pages.
+    gc.collect()
+    gc.freeze()
+
+
+def _reason(error: OSError) -> str:
+    """Give an error of the system in words, with the file it is about."""
+    words = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
+    return f"{words}: {error.filename}" if error.filename else words
+
+
+def run(config: Config) -> None:
+    """Serve until a signal ends it, then leave the process by SystemExit; raise StartError if it cannot start."""
+    _raise_file_limit()
+    try:
+        _configure_logging(config.log)
+    except OSError as error:
+        raise StartError(f"cannot write the log: {_reason(error)}") from error
+    try:
+        app = create_app(config)
+    except OSError as error:
+        raise StartError(f"cannot use the storage: {_reason(error)}") from error
+    try:
+        bind = _listen(config.http)
+    except OSError as error:
+        where = f"{config.http.address}:{config.http.port}"
+        raise StartError(f"cannot listen on {where}: {_reason(error)}") from error
+    Server(config, app, bind).run()

@@ -1,0 +1,21 @@
+"""Build the stores that a configuration describes: the one place where backends are composed."""
+
+from __future__ import annotations
+
+from registry.config import Config, StoreConfig
+from storage.controller import StoreController
+from storage.durable import Durable
+from storage.image_store import ImageStore
+from storage.local import Count, LocalBackend
+
+
+def build_controller(config: Config, count: Count) -> StoreController:
+    """Return the default store and its substores; `count` is told what they do."""
+
+    def build(store: StoreConfig) -> ImageStore:
+        durable = Durable(store.root_directory, commit=store.commit)
+        backend = LocalBackend(store.root_directory, dedupe=store.dedupe, durable=durable, count=count)
+        return ImageStore(backend, sparse_indexes=config.server.sparse_indexes)
+
+    substores = {path.strip("/"): build(store) for path, store in config.storage.sub_paths.items()}
+    return StoreController(build(config.storage), substores)

@@ -1,0 +1,113 @@
+"""A client's socket, in which no wait for a byte outlasts the stall timeout."""
+
+import os
+import select
+import socket
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from socket import _SendableFile
+
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+_DISCARD = 256 * 1024
+# What is sent after bytes that were kept back is joined with them, and so copied, up to this size.
+_JOINED = 64 * 1024
+
+
+class Stream(socket.socket):
+    """Move bytes, or raise TimeoutError when none moved for `stall_timeout` seconds.
+
+    The socket is always non-blocking: it is tried first, and waited for only if need be. (The standard socket's own
+    timeout bounds a whole `sendall`, and so would throw out a slow reader that does read.)
+    """
+
+    stall_timeout: float
+    _held = b""
+
+    @classmethod
+    def adopt(cls, sock: socket.socket, stall_timeout: float) -> Self:
+        """Take over a socket that was accepted."""
+        stream = cls(sock.family, sock.type, sock.proto, fileno=sock.detach())
+        stream.setblocking(False)
+        stream.stall_timeout = stall_timeout
+        return stream
+
+    def ready(self, event: int, seconds: float) -> bool:
+        """Tell whether the event, POLLIN or POLLOUT, comes within so many seconds."""
+        poll = select.poll()
+        poll.register(self, event)
+        return bool(poll.poll(seconds * 1000))
+
+    def recv_now(self, size: int) -> bytes | None:
+        """Receive what has arrived already; None if nothing has, empty at the end."""
+        try:
+            return super().recv(size)
+        except BlockingIOError:
+            return None
+
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
+        """Receive at least a byte; empty at the end."""
+        while True:
+            try:
+                return super().recv(size, flags)
+            except BlockingIOError:
+                self._await(select.POLLIN)
+
+    def recv_into(self, buffer: "WriteableBuffer", nbytes: int = 0, flags: int = 0, /) -> int:
+        """Receive at least a byte into a buffer and give the number; 0 at the end."""
+        while True:
+            try:
+                return super().recv_into(buffer, nbytes, flags)
+            except BlockingIOError:
+                self._await(select.POLLIN)
+
+    def hold(self, data: bytes) -> None:
+        """Keep a few bytes back, to leave together with those that are sent next."""
+        self._held += data
+
+    def flush(self) -> None:
+        """Send what was kept back."""
+        if self._held:
+            self.sendall(b"")
+
+    def sendall(self, data: "ReadableBuffer", flags: int = 0, /) -> None:
+        """Send all of it, however slowly the client reads."""
+        rest = memoryview(data)
+        if self._held:
+            held, self._held = self._held, b""
+            if len(rest) <= _JOINED:
+                rest = memoryview(held + rest)
+            else:
+                self.sendall(held, socket.MSG_MORE)
+        while rest:
+            try:
+                rest = rest[super().send(rest, flags) :]
+            except BlockingIOError:
+                self._await(select.POLLOUT)
+
+    def sendfile(self, file: "_SendableFile", offset: int = 0, count: int | None = None) -> int:
+        """Send `count` bytes of a file; raise OSError if it has fewer, for the answer has promised them."""
+        assert count is not None, "the length of an answer is known"
+        if self._held:
+            held, self._held = self._held, b""
+            self.sendall(held, socket.MSG_MORE)
+        source, end = file.fileno(), offset + count
+        while offset < end:
+            try:
+                sent = os.sendfile(self.fileno(), source, offset, end - offset)
+            except BlockingIOError:
+                self._await(select.POLLOUT)
+                continue
+            if not sent:
+                raise OSError(f"the file ended {end - offset} bytes early")
+            offset += sent
+        return count
+
+    def discard(self) -> int:
+        """Receive and forget some of what has arrived; give the number of bytes, 0 at the end."""
+        return len(self.recv(_DISCARD))
+
+    def _await(self, event: int) -> None:
+        if not self.ready(event, self.stall_timeout):
+            raise TimeoutError(f"no byte moved for {self.stall_timeout:g} seconds")

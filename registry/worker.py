@@ -1,0 +1,274 @@
+"""Gunicorn's threaded worker, changed so that slow clients cost little and quick ones are served quickly.
+
+The main thread owns the poller. It collects the heads of requests there, without blocking, so that half a head costs a
+few bytes and no thread. A whole head goes to a thread, which serves the connection until it falls idle: it waits a
+moment for the next request before it hands the connection back. A slow body or a slow reader holds up a thread, of a
+pool that grows on demand; whoever moves no byte for the stall timeout is thrown out.
+"""
+
+import errno
+import json
+import queue
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from functools import partial
+from http import HTTPStatus
+from typing import Any
+
+from gunicorn.http import errors, wsgi
+from gunicorn.workers.gthread import ThreadWorker
+
+from registry.connection import Connection, Request, Response
+from registry.stream import Stream
+
+# How long a thread waits for a connection's next request: most clients ask again at once.
+_NEXT_REQUEST_SECONDS = 0.005
+# How long a stopping worker leaves idle connections open, for a request that is on its way already.
+_STOP_SECONDS = 1.0
+_STOP_POLL_SECONDS = 0.1
+_SWEEP_SECONDS = 0.25
+_ACCEPT_PAUSE_SECONDS = 0.5
+_SHOWN_CHARACTERS = 200
+
+_CLIENT_GONE = (ConnectionError, TimeoutError, EOFError, StopIteration, errors.NoMoreData)
+
+# What the application tried to send is not the client's fault, though gunicorn's classes say so.
+_APPLICATION_ERRORS = (errors.InvalidResponseHeader, errors.InvalidResponseHeaderName)
+
+_STATUS = {
+    errors.LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
+    errors.LimitRequestHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    errors.ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
+}
+
+
+class Threads:
+    """Run jobs in threads that are started when they are needed, up to a limit, and die with the process.
+
+    The standard pool's threads do not: a worker that ends would wait for its slowest client. Jobs come from one thread.
+    """
+
+    def __init__(self, limit: int) -> None:
+        """Start nothing yet."""
+        self._limit = limit
+        self._started = 0
+        self._jobs: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._idle = threading.Semaphore(0)
+
+    def submit(self, job: Callable[..., object], *args: object) -> None:
+        """Run the job soon, in an idle thread, else in a new one, else when a thread is free."""
+        self._jobs.put(partial(job, *args))
+        if not self._idle.acquire(blocking=False) and self._started < self._limit:
+            threading.Thread(target=self._work, daemon=True).start()
+            self._started += 1
+
+    def shutdown(self, wait: bool = False) -> None:
+        """Leave the threads to the end of the process, as gunicorn asks a pool to do."""
+
+    def _work(self) -> None:
+        while True:
+            self._jobs.get()()
+            self._idle.release()
+
+
+class Worker(ThreadWorker):
+    """Serve the application that `registry.server` built."""
+
+    alive: bool
+
+    def __init__(self, *args: Any) -> None:
+        """Take what gunicorn's arbiter gives a worker."""
+        super().__init__(*args)
+        server = self.app.config.server
+        self.stall_timeout: float = server.stall_timeout
+        self.keepalive: float = server.keepalive
+        self.waiting: set[Connection] = set()
+        self.next_sweep = 0.0
+        self.accept_after = 0.0
+        self.accept_failing = False
+
+    def get_thread_pool(self) -> Threads:
+        """Give the pool of threads."""
+        return Threads(self.cfg.threads)
+
+    # The main thread: connections come, wait for their next head, and go.
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Start or stop listening; after a failure not before a pause."""
+        super().set_accept_enabled(enabled and time.monotonic() >= self.accept_after)
+
+    def accept(self, listener: socket.socket) -> None:
+        """Accept a connection; when there is no descriptor left for it, let clients queue for a moment."""
+        try:
+            sock, client = listener.accept()
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
+                self._pause_accepting(error)
+            return
+        self.accept_failing = False
+        self.nr_conns += 1
+        self.await_head(Connection(self.cfg, Stream.adopt(sock, self.stall_timeout), client, listener.getsockname()))
+
+    def _pause_accepting(self, error: OSError) -> None:
+        if not self.accept_failing:
+            self.log.error("Cannot accept connections for the moment: %s", error)
+        self.accept_failing = True
+        self.accept_after = time.monotonic() + _ACCEPT_PAUSE_SECONDS
+        self.set_accept_enabled(False)
+
+    def await_head(self, conn: Connection) -> None:
+        """Wait for the next request of a connection, in the poller."""
+        self._set_deadline(conn)
+        self.waiting.add(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_readable, conn))
+
+    def on_readable(self, conn: Connection, _sock: object) -> None:
+        """Take what has come of a head; hand the connection to a thread once that is enough."""
+        try:
+            complete = conn.receive()
+        except (OSError, EOFError):
+            self._stop_waiting(conn)
+            self.forget(conn)
+            return
+        if complete:
+            self._stop_waiting(conn)
+            self.tpool.submit(self.handle, conn)
+        else:
+            self._set_deadline(conn)
+
+    def _set_deadline(self, conn: Connection) -> None:
+        now = time.monotonic()
+        conn.deadline = now + (self.keepalive if conn.idle else self.stall_timeout)
+        if conn.idle and not self.alive:
+            conn.deadline = now + _STOP_SECONDS
+
+    def _stop_waiting(self, conn: Connection) -> None:
+        self.waiting.discard(conn)
+        self.poller.unregister(conn.sock)
+
+    def forget(self, conn: Connection) -> None:
+        """Close a connection and count it out."""
+        conn.close()
+        self.nr_conns -= 1
+
+    def murder_keepalived(self, force: bool = False) -> None:
+        """Close the connections that waited for too long, or all that wait."""
+        now = time.monotonic()
+        if now < self.next_sweep and not force:
+            return
+        self.next_sweep = now + _SWEEP_SECONDS
+        for conn in [conn for conn in self.waiting if force or conn.deadline <= now]:
+            self._stop_waiting(conn)
+            self.forget(conn)
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        """Begin to stop: idle connections end soon, a head that is arriving may still come."""
+        for conn in self.waiting:
+            if conn.idle:
+                conn.deadline = min(deadline, time.monotonic() + _STOP_SECONDS)
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """Wait for events, briefly when stopping: what ends then is noticed by looking."""
+        super().wait_for_and_dispatch_events(timeout if self.alive else min(timeout, _STOP_POLL_SECONDS))
+
+    # The threads: requests are parsed, answered, and followed by the next one or the end.
+
+    def handle(self, conn: Connection) -> None:
+        """Serve a connection that has a head, until it falls idle or ends."""
+        try:
+            while self._serve(conn):
+                if not conn.next_head(_NEXT_REQUEST_SECONDS):
+                    self.method_queue.defer(self.await_head, conn)
+                    return
+        except _CLIENT_GONE as error:
+            self.log.debug("Connection of %s ended: %r", conn.client, error)
+        except Exception:
+            self.log.exception("Error on the connection of %s", conn.client)
+        self.method_queue.defer(self.forget, conn)
+
+    def _serve(self, conn: Connection) -> bool:
+        """Answer one request and tell whether there may be another."""
+        request: Request | None = None
+        try:
+            request = conn.parse()
+            if self.handle_request(request, conn):
+                return True
+        except _CLIENT_GONE:
+            raise
+        except Exception as error:
+            self.handle_error(request, conn.sock, conn.client, error)
+        if request is None or not request.body.finished:
+            conn.linger()
+        return False
+
+    def handle_request(self, req: Request, conn: Connection) -> bool:
+        """Let the application answer a request and tell whether the connection can go on."""
+        started = datetime.now()
+        response, environ = wsgi.create(req, conn.sock, conn.client, conn.server, self.cfg, response_class=Response)
+        environ["wsgi.multithread"] = True
+        self._count(response)
+        try:
+            self._respond(response, self.wsgi(environ, response.start_response))
+        except _CLIENT_GONE:
+            raise
+        except Exception:
+            if not response.headers_sent:
+                raise
+            # The answer has begun: all that is left is to cut it off, so that the client sees it is not whole.
+            self.log.exception("Error in the middle of an answer to %s %s", req.method, req.uri)
+            return False
+        finally:
+            self.log.access(response, req, environ, datetime.now() - started)
+        return not response.should_close()
+
+    def _count(self, response: Response) -> None:
+        """Count a request; end the connection with it when the worker is to end."""
+        self.nr += 1
+        if self.nr >= self.max_requests and self.alive:
+            self.log.info("Restarting the worker after %d requests", self.nr)
+            self.alive = False
+        if not self.alive or self.nr_conns >= self.worker_connections:
+            response.force_close()
+
+    @staticmethod
+    def _respond(response: Response, parts: Iterable[bytes]) -> None:
+        try:
+            if isinstance(parts, wsgi.FileWrapper):
+                response.write_file(parts)
+            else:
+                for part in parts:
+                    response.write(part)
+            response.close()
+        finally:
+            if hasattr(parts, "close"):
+                parts.close()
+
+    def handle_error(self, req: Request | None, client: Stream, addr: Any, exc: Exception) -> None:
+        """Answer a malformed request, or a bug, with an OCI error body."""
+        if isinstance(exc, errors.ParseException) and not isinstance(exc, _APPLICATION_ERRORS):
+            status = _STATUS.get(type(exc), HTTPStatus.BAD_REQUEST)
+            text = str(exc)[:_SHOWN_CHARACTERS]
+            self.log.info("Refused a request of %s: %s", addr, text)
+        else:
+            status = HTTPStatus.INTERNAL_SERVER_ERROR
+            text = "the request could not be handled"
+            self.log.error("Error handling a request of %s", addr, exc_info=exc)
+        client.sendall(_refusal(status, text, type(exc).__name__))
+
+
+def _refusal(status: HTTPStatus, text: str, reason: str) -> bytes:
+    """Give a whole answer that ends the connection."""
+    body = json.dumps({"errors": [{"code": "UNSUPPORTED", "message": text, "detail": {"reason": reason}}]}).encode()
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\n"
+        "Connection: close\r\n"
+        "Content-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n"
+        "Docker-Distribution-API-Version: registry/2.0\r\n"
+        "\r\n"
+    )
+    return head.encode() + body

@@ -1,0 +1,1 @@
+"""What a registry means, with no HTTP and no Flask in it."""

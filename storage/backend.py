@@ -1,0 +1,125 @@
+"""The seam: what a place to keep images must do, in the language of images.
+
+Local disk is one such place (`storage/local.py`); an object store can be another. No path, rename, file lock or
+file object leaks out of an implementation. `tests/unit/test_backends.py` runs against every one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from storage.digest import Digest
+
+#: Equal versions of a document mean equal bytes; nothing else can be learnt from one.
+Version: TypeAlias = Hashable
+
+
+class Source(Protocol):
+    """Where the bytes of an upload come from, such as a request's body."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return at least one and at most `size` bytes, or none at the end; raise what the transport raises."""
+
+
+class Stream(Protocol):
+    """Content to read once, from its first byte to its last; the end of a range is its end.
+
+    A stream that also has `fileno()` can be sent by the kernel: the file's position is at the first byte.
+    """
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return at most `size` bytes (all that are left, without `size`), or none at the end."""
+
+    def close(self) -> None:
+        """Let go of whatever is held open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """Where the client can read the content for itself."""
+
+    url: str
+
+
+class Backend(Protocol):
+    """Blobs, upload sessions, one index document for each repository, and the repositories' names."""
+
+    def lock(self, repository: str) -> AbstractContextManager[None]:
+        """Keep all other writers of the repository out, in whatever process, while the block runs."""
+
+    # documents
+
+    def index_version(self, repository: str) -> Version | None:
+        """Return the version of the repository's index, or None where there is none. Cheap, and takes no lock."""
+
+    def read_index(self, repository: str) -> tuple[bytes, Version]:
+        """Return the repository's index and its version; raise RepositoryUnknown."""
+
+    def last_good_index(self, repository: str) -> bytes | None:
+        """Return the index that was last swapped in, should the real one have been damaged since."""
+
+    def swap_index(self, repository: str, data: bytes, expected: Version | None) -> Version:
+        """Replace the index if it is still the expected version (None: there is none yet); durable on return.
+
+        The only way in which a repository's metadata changes. Returns the new version; raises IndexChanged.
+        """
+
+    def repositories(self, prefix: str = "", after: str = "") -> Iterator[str]:
+        """Yield names in byte-lexical order: `prefix` itself and those nested in it, and only what follows `after`."""
+
+    # blobs
+
+    def blob_size(self, repository: str, digest: Digest) -> int:
+        """Return the size of a blob in bytes; raise BlobUnknown."""
+
+    def open_blob(
+        self, repository: str, digest: Digest, start: int = 0, length: int | None = None
+    ) -> Stream | Redirect:
+        """Open `length` bytes of a blob from `start`, or all that follow; raise BlobUnknown."""
+
+    def read_blob(self, repository: str, digest: Digest, limit: int) -> bytes:
+        """Return a small blob whole, but at most `limit` bytes of it; raise BlobUnknown."""
+
+    def put_blob(self, repository: str, digest: Digest, data: bytes) -> None:
+        """Store a small blob whose digest has been checked; durable on return."""
+
+    def link_blob(self, source: str, target: str, digest: Digest) -> None:
+        """Give the repository `target` the blob of the repository `source`; durable on return; raise BlobUnknown."""
+
+    def find_blob(self, target: str, digest: Digest) -> bool:
+        """Give the repository a blob that some repository has, where that is cheap to know; tell whether it was."""
+
+    def list_blobs(self, repository: str) -> Iterator[Digest]:
+        """Yield the digests of the repository's blobs, manifests included, in no order."""
+
+    def delete_blob(self, repository: str, digest: Digest) -> None:
+        """Remove a blob from the repository; raise BlobUnknown."""
+
+    # sessions
+
+    def begin_upload(self, repository: str, algorithm: str) -> str:
+        """Start an upload whose digest will probably be of `algorithm`; return the session's id, a UUID."""
+
+    def upload_size(self, repository: str, session: str) -> int:
+        """Return how many bytes the session holds; raise UploadUnknown."""
+
+    def append_upload(
+        self, repository: str, session: str, body: Source, start: int | None = None, *, last: bool = False
+    ) -> int:
+        """Append the body and return the new size; what arrived before `body` raised is kept.
+
+        `last` says that the commit follows at once, in this very request.
+        Raises UploadUnknown, and UploadOutOfOrder if the session does not end at `start` or is being written to.
+        """
+
+    def commit_upload(self, repository: str, session: str, digest: Digest) -> None:
+        """Make the session's bytes a blob; durable on return.
+
+        Raises UploadUnknown, UploadOutOfOrder, and DigestMismatch, after which the session is gone.
+        """
+
+    def abort_upload(self, repository: str, session: str) -> None:
+        """End a session and drop its bytes; raise UploadUnknown."""

@@ -1,0 +1,341 @@
+"""What a repository means, on top of any backend: tags, manifests, referrers, mounts, uploads."""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from storage.backend import Backend, Redirect, Source, Stream
+from storage.cache import Cache
+from storage.digest import Digest, parse_digest
+from storage.errors import (
+    BlobUnknown,
+    DigestInvalid,
+    DigestMismatch,
+    IndexDamaged,
+    ManifestInvalid,
+    ManifestTooLarge,
+    ManifestUnknown,
+    PreconditionFailed,
+    ReferencesUnknown,
+    RepositoryUnknown,
+)
+from storage.folding import Folding
+from storage.index import Entry, RepositoryIndex, make_entry
+from storage.manifests import MANIFESTS, MAX_SIZE, Descriptor, Manifest, parse_manifest
+from storage.names import check_tag
+from storage.snapshot import Snapshot
+
+log = logging.getLogger(__name__)
+
+_INDEXES = 200_000  #: entries that the parsed indexes kept in memory may have, all together
+_FACTS = 100_000  #: references that the parsed manifests kept in memory may have, all together
+_BODIES = 16 * 1024 * 1024  #: bytes of manifests kept in memory
+
+#: Decides on a write, given the digest that the reference has now, if any.
+Precondition = Callable[[Digest | None], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredManifest:
+    """A manifest as it was pushed."""
+
+    digest: Digest
+    media_type: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PushedManifest:
+    """What a push came to: `subject` is the digest of the manifest that the pushed one belongs to."""
+
+    digest: Digest
+    subject: str | None
+
+
+class ImageStore:
+    """The repositories of one backend. The caller has checked their names; digests are Digests."""
+
+    def __init__(self, backend: Backend, *, sparse_indexes: bool = False) -> None:
+        self._backend = backend
+        self._sparse_indexes = sparse_indexes
+        self._snapshots: Cache[str, Snapshot] = Cache(_INDEXES)
+        self._manifests: Cache[str, Manifest] = Cache(_FACTS)
+        self._bodies: Cache[str, bytes] = Cache(_BODIES)
+        self._folding: Folding[Snapshot] = Folding(self._transact)
+
+    @property
+    def backend(self) -> Backend:
+        """Where the images are kept."""
+        return self._backend
+
+    # manifests
+
+    def get_manifest(self, repository: str, reference: str) -> StoredManifest:
+        """Return the manifest that a tag or digest names.
+
+        Raises RepositoryUnknown, ManifestUnknown, and DigestInvalid for what looks like a digest and is none.
+        """
+        entry = self._find(repository, self._snapshot(repository), reference)
+        digest = parse_digest(entry["digest"])
+        return StoredManifest(digest, entry["mediaType"], self._read_manifest(repository, digest))
+
+    def put_manifest(  # noqa: PLR0913
+        self,
+        repository: str,
+        reference: str,
+        data: bytes,
+        *,
+        content_type: str | None = None,
+        tags: Sequence[str] = (),
+        precondition: Precondition | None = None,
+    ) -> PushedManifest:
+        """Store a manifest under a tag or by its digest, and under `tags`; durable on return.
+
+        Raises TagInvalid, DigestInvalid, DigestMismatch, ManifestInvalid, ManifestTooLarge, ReferencesUnknown,
+        PreconditionFailed and IndexDamaged; nothing is stored then.
+        """
+        by_digest = parse_digest(reference) if ":" in reference else None
+        names = [check_tag(tag) for tag in dict.fromkeys((*tags, *(() if by_digest else (reference,))))]
+        manifest = parse_manifest(data, content_type)
+        digest = Digest.of(data, by_digest.algorithm) if by_digest else Digest.of(data)
+        if by_digest and by_digest != digest:
+            raise DigestMismatch("the manifest is not what the digest says", digest=by_digest, actual=digest)
+
+        def put(state: Snapshot) -> Snapshot:
+            if precondition and not precondition(_current(state, reference)):
+                raise PreconditionFailed("the condition of this push does not hold", reference=reference)
+            self._check_references(repository, state, manifest)
+            return state.with_manifest(make_entry(digest, len(data), manifest), manifest, names)
+
+        put(self._state(repository))  # refuses, without writing anything, what cannot be stored
+        self._backend.put_blob(repository, digest, data)
+        self._folding.change(repository, put)
+        return PushedManifest(digest, manifest.subject.digest if manifest.subject else None)
+
+    def delete_manifest(self, repository: str, reference: str) -> None:
+        """Delete a tag; or by digest a manifest and every tag on it.
+
+        Raises RepositoryUnknown, ManifestUnknown, StillReferenced, DigestInvalid and IndexDamaged.
+        """
+        digest = parse_digest(reference) if ":" in reference else None
+        self._snapshot(repository)
+        self._folding.change(
+            repository, lambda state: state.without_manifest(digest) if digest else state.without_tag(reference)
+        )
+
+    def tags(self, repository: str, after: str = "", limit: int | None = None) -> tuple[list[str], bool]:
+        """Return the tags that follow `after` in byte-lexical order, and whether there are more; RepositoryUnknown."""
+        tags = self._snapshot(repository).index.sorted_tags
+        start = bisect_right(tags, after) if after else 0
+        end = len(tags) if limit is None else start + limit
+        return tags[start:end], end < len(tags)
+
+    def referrers(self, repository: str, subject: Digest, artifact_type: str | None = None) -> list[Entry]:
+        """Return descriptors, sorted by digest, of the manifests whose subject has this digest.
+
+        Each has `artifactType` and `annotations` where its manifest does. A repository never seen has none.
+        """
+        try:
+            snapshot = self._snapshot(repository)
+        except RepositoryUnknown:
+            return []
+        described = [self._describe(repository, entry) for _, entry in sorted(snapshot.referrers_of(subject).items())]
+        return [entry for entry in described if artifact_type is None or entry.get("artifactType") == artifact_type]
+
+    # blobs
+
+    def blob_size(self, repository: str, digest: Digest) -> int:
+        """Return the size of a blob in bytes; raise BlobUnknown."""
+        return self._backend.blob_size(repository, digest)
+
+    def open_blob(
+        self, repository: str, digest: Digest, start: int = 0, length: int | None = None
+    ) -> Stream | Redirect:
+        """Open `length` bytes of a blob from `start`, or all that follow; raise BlobUnknown."""
+        return self._backend.open_blob(repository, digest, start, length)
+
+    def delete_blob(self, repository: str, digest: Digest) -> None:
+        """Delete a blob that no manifest of the repository needs; raise BlobUnknown, StillReferenced, IndexDamaged."""
+        self._backend.blob_size(repository, digest)
+        self._state(repository).check_unreferenced(digest)  # reads the manifests before anybody has to wait for it
+        with self._backend.lock(repository):
+            self._state(repository).check_unreferenced(digest)
+            self._backend.delete_blob(repository, digest)
+
+    def mount(self, repository: str, digest: Digest, source: str | None) -> bool:
+        """Give the repository a blob of `source`, or without it of any repository; tell whether that worked."""
+        if source is None:
+            return self._backend.find_blob(repository, digest)
+        try:
+            self._backend.link_blob(source, repository, digest)
+        except BlobUnknown:
+            return False
+        return True
+
+    # uploads
+
+    def begin_upload(self, repository: str, algorithm: str) -> str:
+        """Start an upload; return the session's id, a UUID."""
+        return self._backend.begin_upload(repository, algorithm)
+
+    def upload_size(self, repository: str, session: str) -> int:
+        """Return how many bytes the session holds; raise UploadUnknown."""
+        return self._backend.upload_size(repository, session)
+
+    def append_upload(self, repository: str, session: str, body: Source, start: int | None = None) -> int:
+        """Append the body, which must begin at byte `start` where that is given; return the session's new size.
+
+        What arrived before `body` raised is kept. Raises UploadUnknown and UploadOutOfOrder.
+        """
+        return self._backend.append_upload(repository, session, body, start)
+
+    def finish_upload(
+        self, repository: str, session: str, digest: Digest, body: Source, start: int | None = None
+    ) -> None:
+        """Append the last of the body, if any, and make the session a blob; durable on return.
+
+        Raises UploadUnknown, UploadOutOfOrder, and DigestMismatch, after which the session is gone.
+        """
+        self._backend.append_upload(repository, session, body, start, last=True)
+        self._backend.commit_upload(repository, session, digest)
+
+    def push_blob(self, repository: str, digest: Digest, body: Source) -> None:
+        """Store a blob in one go; durable on return, and nothing stays behind if it fails. Raises DigestMismatch."""
+        session = self._backend.begin_upload(repository, digest.algorithm)
+        try:
+            self.finish_upload(repository, session, digest, body)
+        except DigestMismatch:
+            raise
+        except BaseException:
+            self._backend.abort_upload(repository, session)
+            raise
+
+    def cancel_upload(self, repository: str, session: str) -> None:
+        """End a session and drop its bytes; raise UploadUnknown."""
+        self._backend.abort_upload(repository, session)
+
+    # how a repository's index is read and changed
+
+    def _snapshot(self, repository: str) -> Snapshot:
+        """Return the repository as its index is now; raise RepositoryUnknown, and IndexDamaged without a good copy."""
+        version = self._backend.index_version(repository)
+        if version is None:
+            raise RepositoryUnknown("no such repository", name=repository)
+        known = self._snapshots.get(repository)
+        return known if known and known.version == version else self._load(repository, known)
+
+    def _load(self, repository: str, known: Snapshot | None) -> Snapshot:
+        data, version = self._backend.read_index(repository)
+        damage = None
+        try:
+            index = RepositoryIndex.parse(data)
+        except ManifestInvalid as error:
+            damage = IndexDamaged(f"index.json of repository {repository} is damaged: {error.message}", **error.detail)
+            log.error("%s; serving the last good copy, refusing writes", damage.message)
+            index = known.index if known else self._last_good(repository, damage)
+        return self._remember(repository, Snapshot(version, index, partial(self._facts, repository), damage))
+
+    def _last_good(self, repository: str, damage: IndexDamaged) -> RepositoryIndex:
+        data = self._backend.last_good_index(repository)
+        if data is None:
+            raise damage
+        return RepositoryIndex.parse(data)
+
+    def _state(self, repository: str) -> Snapshot:
+        """Return the repository to write to, which need not exist yet; raise IndexDamaged."""
+        try:
+            snapshot = self._snapshot(repository)
+        except RepositoryUnknown:
+            return Snapshot(None, RepositoryIndex(), partial(self._facts, repository))
+        if snapshot.damage:
+            raise snapshot.damage
+        return snapshot
+
+    def _transact(self, repository: str, change: Callable[[Snapshot], Snapshot]) -> None:
+        """Replace the index by what `change` makes of it, under the repository's lock."""
+        with self._backend.lock(repository):
+            old = self._state(repository)
+            new = change(old)
+            if new is not old:
+                new.version = self._backend.swap_index(repository, new.index.serialize(), old.version)
+                self._remember(repository, new)
+
+    def _remember(self, repository: str, snapshot: Snapshot) -> Snapshot:
+        self._snapshots.put(repository, snapshot, weight=len(snapshot.index.entries) + 1)
+        return snapshot
+
+    # how manifests are found and read
+
+    def _find(self, repository: str, snapshot: Snapshot, reference: str) -> Entry:
+        entry = snapshot.resolve(parse_digest(reference)) if ":" in reference else snapshot.index.tags.get(reference)
+        if entry is None:
+            raise ManifestUnknown("no such manifest in this repository", name=repository, reference=reference)
+        return entry
+
+    def _read_manifest(self, repository: str, digest: Digest) -> bytes:
+        """Return a manifest's bytes, which are checked against the digest when they come from the disk."""
+        data = self._bodies.get(digest)
+        if data is None:
+            try:
+                data = self._backend.read_blob(repository, digest, MAX_SIZE + 1)
+            except BlobUnknown:
+                raise ManifestUnknown("the manifest's content is missing", name=repository, digest=digest) from None
+            if Digest.of(data, digest.algorithm) != digest:
+                log.error("manifest %s of repository %s is damaged on disk", digest, repository)
+                raise ManifestUnknown("the manifest's content is damaged", name=repository, digest=digest)
+            self._bodies.put(digest, data, weight=len(data))
+        return data
+
+    def _facts(self, repository: str, digest: str) -> Manifest | None:
+        """Return what a manifest says, or None where it cannot be read."""
+        manifest = self._manifests.get(digest)
+        if manifest is None:
+            try:
+                data = self._backend.read_blob(repository, parse_digest(digest), MAX_SIZE + 1)
+                manifest = parse_manifest(data)
+            except (BlobUnknown, DigestInvalid, ManifestInvalid, ManifestTooLarge):
+                return None
+            self._manifests.put(digest, manifest, weight=1 + len(manifest.blobs) + len(manifest.children))
+        return manifest
+
+    def _describe(self, repository: str, entry: Entry) -> Entry:
+        """Describe a referrer as the distribution spec's "Listing Referrers" has it."""
+        described = {key: entry[key] for key in ("mediaType", "digest", "size")}
+        manifest = self._facts(repository, entry["digest"])
+        artifact_type = manifest.artifact_type if manifest else entry.get("artifactType")
+        if artifact_type:
+            described["artifactType"] = artifact_type
+        if manifest and manifest.annotations:
+            described["annotations"] = manifest.annotations
+        return described
+
+    def _check_references(self, repository: str, state: Snapshot, manifest: Manifest) -> None:
+        """Raise ReferencesUnknown with all that the manifest needs and the repository does not have."""
+        missing = [blob.digest for blob in manifest.required_blobs if not self._has_blob(repository, blob)]
+        if not self._sparse_indexes:
+            missing += [child.digest for child in manifest.children if not self._has_child(repository, state, child)]
+        if missing:
+            raise ReferencesUnknown(list(dict.fromkeys(missing)))
+
+    def _has_child(self, repository: str, state: Snapshot, child: Descriptor) -> bool:
+        """Tell whether an index's child is there: as a manifest, unless its type says that it is something else."""
+        if not self._has_blob(repository, child):
+            return False
+        return child.media_type not in MANIFESTS or state.resolve(child.digest) is not None
+
+    def _has_blob(self, repository: str, descriptor: Descriptor) -> bool:
+        try:
+            self._backend.blob_size(repository, parse_digest(descriptor.digest))
+        except (BlobUnknown, DigestInvalid):
+            return False
+        return True
+
+
+def _current(state: Snapshot, reference: str) -> Digest | None:
+    """Return the digest that a reference has now."""
+    entry = state.resolve(reference) if ":" in reference else state.index.tags.get(reference)
+    return Digest(entry["digest"]) if entry else None

@@ -1,0 +1,100 @@
+"""Every path on disk.
+
+<root>/                                     one store
+  <repository>/                             a repository: an OCI image layout; names nest (`a` and `a/b`)
+    oci-layout                              marks the layout and its version
+    index.json                              manifests and tags: the truth
+    blobs/<algorithm>/<encoded>             configs, layers and manifests
+    .uploads/<uuid>                         an upload session's bytes
+    .uploads/<uuid>.note                    what one request that carried all of them hashed
+    .tmp-<random>                           a file on its way to its name
+  .pierhead/                                no repository can have this name
+    pool/<algorithm>/<2 digits>/<encoded>   one more link to each blob: how equal blobs find each other
+    locks/<repository, / as %>              a file to flock, never unlinked
+    indexes/<repository, / as %>            the last good index.json, should the real one be damaged
+    metrics/<n>                             counters, a file for each worker
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+
+from storage.digest import Digest
+
+PRIVATE = ".pierhead"
+INDEX = "index.json"
+MARKER = "oci-layout"
+BLOBS = "blobs"
+UPLOADS = ".uploads"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Name the files of the store that lies at `root`; touch none of them."""
+
+    root: str
+    private: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Derive the directory that holds what is not a repository."""
+        object.__setattr__(self, "private", f"{self.root}/{PRIVATE}")
+
+    def repository(self, name: str) -> str:
+        """Return the directory of a repository."""
+        return f"{self.root}/{name}"
+
+    def marker(self, name: str) -> str:
+        """Return the path of a repository's `oci-layout` file."""
+        return f"{self.root}/{name}/{MARKER}"
+
+    def index(self, name: str) -> str:
+        """Return the path of a repository's index."""
+        return f"{self.root}/{name}/{INDEX}"
+
+    def blobs(self, name: str) -> str:
+        """Return the directory under which a repository's blobs lie, by algorithm."""
+        return f"{self.root}/{name}/{BLOBS}"
+
+    def blob(self, name: str, digest: Digest) -> str:
+        """Return the path of a blob in a repository."""
+        algorithm, _, encoded = digest.partition(":")
+        return f"{self.root}/{name}/{BLOBS}/{algorithm}/{encoded}"
+
+    def uploads(self, name: str) -> str:
+        """Return the directory of a repository's upload sessions."""
+        return f"{self.root}/{name}/{UPLOADS}"
+
+    def upload(self, name: str, session: str) -> str:
+        """Return the path of an upload session's bytes."""
+        return f"{self.root}/{name}/{UPLOADS}/{session}"
+
+    def upload_note(self, name: str, session: str) -> str:
+        """Return the path of what is known of an upload session's digest."""
+        return f"{self.root}/{name}/{UPLOADS}/{session}.note"
+
+    def temporary(self, name: str) -> str:
+        """Return a new path, on the repository's file system, for a file that is still being written."""
+        return f"{self.root}/{name}/.tmp-{secrets.token_hex(8)}"
+
+    def pooled(self, digest: Digest) -> str:
+        """Return the path of a blob's link in the pool."""
+        algorithm, _, encoded = digest.partition(":")
+        return f"{self.private}/pool/{algorithm}/{encoded[:2]}/{encoded}"
+
+    def lock(self, name: str) -> str:
+        """Return the path of a repository's lock file."""
+        return f"{self.private}/locks/{_flat(name)}"
+
+    def last_good_index(self, name: str) -> str:
+        """Return the path of the copy that is kept of a repository's index."""
+        return f"{self.private}/indexes/{_flat(name)}"
+
+    @property
+    def metrics(self) -> str:
+        """The directory of the workers' counters."""
+        return f"{self.private}/metrics"
+
+
+def _flat(name: str) -> str:
+    return name.replace("/", "%")

@@ -1,0 +1,385 @@
+"""The local-disk backend: image layouts, by the paths of `layout.py` and the steps of `durable.py`."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import TypeAlias
+
+from storage import locks
+from storage.backend import Redirect, Source, Stream, Version
+from storage.digest import ALGORITHMS, Digest, is_digest
+from storage.durable import Durable
+from storage.errors import BlobUnknown, DigestMismatch, IndexChanged, RepositoryUnknown
+from storage.layout import Layout
+from storage.names import RESERVED
+from storage.pool import CANNOT_LINK, Pool
+from storage.uploads import Uploads
+
+_COPY = 10 * 1024 * 1024
+_MARKER = b'{"imageLayoutVersion":"1.0.0"}'
+
+#: Counts an event by name: (name, how much). See `registry/metrics.py`.
+Count: TypeAlias = Callable[[str, int], None]
+
+#: (inode, size, mtime in ns, ctime in ns)
+_Stamp: TypeAlias = tuple[int, int, int, int]
+
+
+class FileStream:
+    """A part of an open file; `fileno()` lets the kernel send it."""
+
+    def __init__(self, file: io.FileIO, start: int, length: int) -> None:
+        self._file = file
+        self._left = length
+        file.seek(start)
+
+    def fileno(self) -> int:
+        """Return the descriptor, whose position is at the first byte that has not been read."""
+        return self._file.fileno()
+
+    def read(self, size: int = -1) -> bytes:
+        """Return at most `size` bytes, or all that are left; stop at the end of the part."""
+        data = self._file.read(self._left if size < 0 else min(size, self._left))
+        self._left -= len(data)
+        return data
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class LocalBackend:
+    """One store on local disk, shared by all threads of a worker and by any number of workers."""
+
+    def __init__(
+        self, root: str, *, dedupe: bool = True, durable: Durable | None = None, count: Count = lambda *_: None
+    ) -> None:
+        self._layout = Layout(os.path.abspath(root))
+        self._durable = durable or Durable(self._layout.root)
+        self._pool = Pool(self._layout, self._durable) if dedupe else None
+        self._uploads = Uploads(self._layout)
+        self._count = count
+
+    def lock(self, repository: str) -> AbstractContextManager[None]:
+        """Hold the repository's file lock."""
+        return locks.exclusive(self._layout.lock(repository))
+
+    # documents
+
+    def index_version(self, repository: str) -> Version | None:
+        """Return what tells one index.json from every other that has been there."""
+        try:
+            return _stamp(os.stat(self._layout.index(repository)))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def read_index(self, repository: str) -> tuple[bytes, Version]:
+        """Read index.json, and its version by fstat of the very file that was read."""
+        try:
+            with io.FileIO(self._layout.index(repository)) as file:
+                while True:
+                    before = _stamp(os.fstat(file.fileno()))
+                    data = os.pread(file.fileno(), before[1] + 1, 0)
+                    if _stamp(os.fstat(file.fileno())) == before:
+                        return data, before
+        except (FileNotFoundError, NotADirectoryError):
+            raise RepositoryUnknown("no such repository", name=repository) from None
+
+    def last_good_index(self, repository: str) -> bytes | None:
+        """Return the copy of the index that `swap_index` left, if it is whole."""
+        try:
+            with io.FileIO(self._layout.last_good_index(repository)) as file:
+                checksum, _, data = file.readall().partition(b"\n")
+        except FileNotFoundError:
+            return None
+        checksum, _, size = checksum.partition(b" ")
+        data = data[: int(size)] if size.isdigit() else b""
+        return data if hashlib.sha256(data).hexdigest().encode() == checksum else None
+
+    def swap_index(self, repository: str, data: bytes, expected: Version | None) -> Version:
+        """Replace index.json; the caller holds the lock.
+
+        The new file's mtime is strictly greater than the old one's, whatever the clock and the file system do, so
+        that no two versions ever look alike.
+        """
+        if self.index_version(repository) != expected:
+            raise IndexChanged("the index has changed since it was read", name=repository)
+        if expected is None:
+            self._make_layout(repository)
+        path = self._layout.index(repository)
+        old_mtime = expected[2] if isinstance(expected, tuple) else 0
+        with self._temporary(repository) as (temporary, descriptor):
+            _write_all(descriptor, data)
+            _raise_mtime(descriptor, old_mtime)
+            self._durable.sync_file(descriptor)
+            self._durable.rename(temporary, path)
+            self._durable.sync_directory(os.path.dirname(path))
+            version = _stamp(os.fstat(descriptor))
+        self._keep_last_good(repository, data)
+        return version
+
+    def _make_layout(self, repository: str) -> None:
+        self._durable.make_directory(self._layout.blobs(repository))
+        marker = self._layout.marker(repository)
+        if not os.path.exists(marker):
+            with self._temporary(repository) as (temporary, descriptor):
+                _write_all(descriptor, _MARKER)
+                self._durable.sync_file(descriptor)
+                self._durable.rename(temporary, marker)
+
+    def _keep_last_good(self, repository: str, data: bytes) -> None:
+        """Copy the index aside, with a checksum in place of durability: it is only for when index.json is damaged."""
+        path = self._layout.last_good_index(repository)
+        header = f"{hashlib.sha256(data).hexdigest()} {len(data)}\n".encode()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+        with suppress(OSError):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            descriptor = os.open(path, flags, 0o644)
+            try:
+                _write_all(descriptor, header + data)
+                os.ftruncate(descriptor, len(header) + len(data))
+            finally:
+                os.close(descriptor)
+
+    def repositories(self, prefix: str = "", after: str = "") -> Iterator[str]:
+        """Walk the directories that can be repositories, reading no more of them than the caller asks for."""
+        if not prefix:
+            yield from self._below("", after)
+            return
+        if prefix > after and self.index_version(prefix):
+            yield prefix
+        yield from self._below(f"{prefix}/", after)
+
+    def _below(self, parent: str, after: str) -> Iterator[str]:
+        """Yield the repositories whose names begin with `parent` (empty, or ending in a slash).
+
+        `a-b` comes before `a/b` though `a` comes before both, so each directory stands in the order twice: as `a`, for
+        itself, and as `a/`, for what is nested in it.
+        """
+        steps = [step for name in self._directories(parent) for step in (parent + name, f"{parent}{name}/")]
+        for step in sorted(steps):
+            if step.endswith("/"):
+                if step > after or after.startswith(step):
+                    yield from self._below(step, after)
+            elif step > after and self.index_version(step):
+                yield step
+
+    def _directories(self, parent: str) -> list[str]:
+        try:
+            with os.scandir(self._layout.repository(parent)) as entries:
+                return [
+                    entry.name
+                    for entry in entries
+                    if not entry.name.startswith(".") and entry.name not in RESERVED and entry.is_dir()
+                ]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    # blobs
+
+    def blob_size(self, repository: str, digest: Digest) -> int:
+        """Return the size of a blob in bytes."""
+        try:
+            return os.stat(self._layout.blob(repository, digest)).st_size
+        except (FileNotFoundError, NotADirectoryError):
+            raise _blob_unknown(digest) from None
+
+    def open_blob(
+        self, repository: str, digest: Digest, start: int = 0, length: int | None = None
+    ) -> Stream | Redirect:
+        """Open a part of a blob's file."""
+        file = self._open(repository, digest)
+        return FileStream(file, start, os.fstat(file.fileno()).st_size - start if length is None else length)
+
+    def read_blob(self, repository: str, digest: Digest, limit: int) -> bytes:
+        """Read a small blob."""
+        with self._open(repository, digest) as file:
+            return file.read(limit)
+
+    def put_blob(self, repository: str, digest: Digest, data: bytes) -> None:
+        """Write a small blob beside the others, then give it its name."""
+        target = self._layout.blob(repository, digest)
+        self._durable.make_directory(os.path.dirname(target))
+        with self._temporary(repository) as (temporary, descriptor):
+            _write_all(descriptor, data)
+            self._adopt(repository, digest, temporary, descriptor)
+
+    def link_blob(self, source: str, target: str, digest: Digest) -> None:
+        """Give another repository the same inode, or a copy of it where links are impossible or not wanted."""
+        size = self.blob_size(source, digest)
+        path = self._layout.blob(target, digest)
+        self._durable.make_directory(os.path.dirname(path))
+        if not self._has(path, size):
+            self._share(self._layout.blob(source, digest), target, digest)
+        self._durable.sync_directory(os.path.dirname(path))
+        self._count("blobs_mounted", 1)
+
+    def find_blob(self, target: str, digest: Digest) -> bool:
+        """Take the blob from the pool, where it is if any repository of this store has it."""
+        if self._pool is None or not self._pool.has(digest):
+            return False
+        path = self._layout.blob(target, digest)
+        self._durable.make_directory(os.path.dirname(path))
+        try:
+            found = self._pool.take(digest, path)
+        except FileExistsError:
+            found = True
+        if found:
+            self._durable.sync_directory(os.path.dirname(path))
+            self._count("blobs_mounted", 1)
+        return found
+
+    def list_blobs(self, repository: str) -> Iterator[Digest]:
+        """List the directories of the supported algorithms."""
+        for algorithm in ALGORITHMS:
+            with suppress(FileNotFoundError), os.scandir(f"{self._layout.blobs(repository)}/{algorithm}") as entries:
+                names = (f"{algorithm}:{entry.name}" for entry in entries)
+                yield from (Digest(name) for name in names if is_digest(name))
+
+    def delete_blob(self, repository: str, digest: Digest) -> None:
+        """Unlink a blob, and the pool's link with it if no other repository has the blob."""
+        path = self._layout.blob(repository, digest)
+        size = self.blob_size(repository, digest)
+        os.unlink(path)
+        self._durable.sync_directory(os.path.dirname(path))
+        if self._pool:
+            self._pool.release(digest)
+        self._count("blobs_deleted", 1)
+        self._count("bytes_deleted", size)
+
+    # sessions
+
+    def begin_upload(self, repository: str, algorithm: str) -> str:
+        """Start a session."""
+        return self._uploads.begin(repository, algorithm)
+
+    def upload_size(self, repository: str, session: str) -> int:
+        """Return how many bytes the session holds."""
+        return self._uploads.size(repository, session)
+
+    def append_upload(
+        self, repository: str, session: str, body: Source, start: int | None = None, *, last: bool = False
+    ) -> int:
+        """Append to the session's file; `last` says that the commit follows in this very request."""
+        return self._uploads.append(repository, session, body, start, note=not last)
+
+    def commit_upload(self, repository: str, session: str, digest: Digest) -> None:
+        """Check the session's digest, then make its file the blob."""
+        with self._uploads.open(repository, session) as upload:
+            actual = self._uploads.digest(repository, session, upload, digest.algorithm)
+            if actual == digest:
+                self._durable.make_directory(os.path.dirname(self._layout.blob(repository, digest)))
+                self._adopt(repository, digest, upload.path, upload.descriptor)
+            _unlink(upload.path)
+        self._uploads.forget(repository, session)
+        if actual != digest:
+            raise DigestMismatch("the content is not what the digest says", digest=digest, actual=actual)
+
+    def abort_upload(self, repository: str, session: str) -> None:
+        """Remove the session's file."""
+        self._uploads.abort(repository, session)
+
+    # how a file becomes a blob
+
+    def _adopt(self, repository: str, digest: Digest, path: str, descriptor: int) -> None:
+        """Make a complete file the repository's blob, or leave it in favour of an equal one that is there already."""
+        size = os.fstat(descriptor).st_size
+        target = self._layout.blob(repository, digest)
+        if not self._has(target, size) and not self._take_from_pool(digest, target, size):
+            self._durable.sync_file(descriptor)
+            if self._pool:
+                self._pool.offer(path, digest)
+            self._durable.rename(path, target)
+            self._count("blobs_stored", 1)
+            self._count("bytes_stored", size)
+        self._durable.sync_directory(os.path.dirname(target))
+
+    def _has(self, path: str, size: int) -> bool:
+        """Tell whether the blob is there; a file of the wrong size is damaged, and gives way."""
+        try:
+            whole = os.stat(path).st_size == size
+        except FileNotFoundError:
+            return False
+        if not whole:
+            _unlink(path)
+        return whole
+
+    def _take_from_pool(self, digest: Digest, target: str, size: int) -> bool:
+        if self._pool is None:
+            return False
+        try:
+            taken = self._pool.take(digest, target, size)
+        except FileExistsError:  # another request has just put it there
+            return True
+        if taken:
+            self._count("blobs_deduplicated", 1)
+            self._count("bytes_deduplicated", size)
+        return taken
+
+    def _share(self, source: str, repository: str, digest: Digest) -> None:
+        """Link a blob's file into a repository; copy it where that cannot be or is not wanted."""
+        target = self._layout.blob(repository, digest)
+        try:
+            if self._pool:
+                self._durable.link(source, target)
+                return
+        except FileExistsError:  # another request has just put it there
+            return
+        except FileNotFoundError:
+            raise _blob_unknown(digest) from None
+        except OSError as error:
+            if error.errno not in CANNOT_LINK:
+                raise
+        with io.FileIO(source) as original, self._temporary(repository) as (temporary, descriptor):
+            shutil.copyfileobj(original, io.FileIO(descriptor, "w", closefd=False), _COPY)
+            self._durable.sync_file(descriptor)
+            self._durable.rename(temporary, target)
+
+    def _open(self, repository: str, digest: Digest) -> io.FileIO:
+        try:
+            return io.FileIO(self._layout.blob(repository, digest))
+        except (FileNotFoundError, NotADirectoryError):
+            raise _blob_unknown(digest) from None
+
+    @contextmanager
+    def _temporary(self, repository: str) -> Iterator[tuple[str, int]]:
+        """Open a new file on the repository's file system; it goes at the end unless it was given another name."""
+        path = self._layout.temporary(repository)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            yield path, descriptor
+        finally:
+            os.close(descriptor)
+            _unlink(path)
+
+
+def _stamp(status: os.stat_result) -> _Stamp:
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _raise_mtime(descriptor: int, floor: int) -> None:
+    """Make the file's mtime greater than `floor`, as far as the file system's time stamps need it to go."""
+    step = 1
+    while os.fstat(descriptor).st_mtime_ns <= floor:
+        os.utime(descriptor, ns=(floor + step, floor + step))
+        step *= 10
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _unlink(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _blob_unknown(digest: Digest) -> BlobUnknown:
+    return BlobUnknown("this repository does not have the blob", digest=digest)

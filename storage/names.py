@@ -1,0 +1,49 @@
+"""The grammar of repository names and tags (distribution spec, "Pulling manifests")."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from storage.errors import NameInvalid, TagInvalid
+
+MAX_NAME = 255  #: longest repository name; also what the longest file name of a file system can hold
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
+_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
+
+#: Names that an image layout needs in a repository's directory, so that no nested repository can have them.
+RESERVED = frozenset({"blobs", "index.json", "oci-layout"})
+
+
+@lru_cache(maxsize=8192)
+def check_name(name: str) -> str:
+    """Return `name` if a repository can be called so; raise NameInvalid otherwise."""
+    if len(name) > MAX_NAME:
+        raise NameInvalid(f"a repository name has at most {MAX_NAME} characters", length=len(name))
+    if not _NAME.fullmatch(name):
+        raise NameInvalid(
+            "a repository name is lower-case letters and digits, separated by '.', '_', '__' or '-', "
+            "in components separated by '/'",
+            name=name,
+        )
+    taken = RESERVED.intersection(name.split("/"))
+    if taken:
+        raise NameInvalid(
+            f"{min(taken)!r} cannot be part of a repository name: the image layout on disk needs it", name=name
+        )
+    return name
+
+
+def is_tag(text: str) -> bool:
+    """Tell whether `text` can be a tag."""
+    return _TAG.fullmatch(text) is not None
+
+
+def check_tag(text: str) -> str:
+    """Return `text` if it can be a tag; raise TagInvalid otherwise."""
+    if not is_tag(text):
+        raise TagInvalid(
+            "a tag is 1 to 128 letters, digits, '_', '.' or '-', and does not begin with '.' or '-'", tag=text
+        )
+    return text

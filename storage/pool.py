@@ -1,0 +1,65 @@
+"""Dedupe by hard links, without a database: the pool holds one more link to each blob's inode."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+
+from storage.digest import Digest
+from storage.durable import Durable
+from storage.layout import Layout
+
+#: What keeps two names from sharing an inode: another file system, too many links, or a file system without links.
+CANNOT_LINK = frozenset({errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP})
+
+
+class Pool:
+    """The pool of one store. It is derived: losing any of it loses only sharing, so nothing in it is synced."""
+
+    def __init__(self, layout: Layout, durable: Durable) -> None:
+        self._layout = layout
+        self._durable = durable
+
+    def has(self, digest: Digest) -> bool:
+        """Tell whether there is a copy."""
+        return os.path.exists(self._layout.pooled(digest))
+
+    def take(self, digest: Digest, target: str, size: int | None = None) -> bool:
+        """Link the pool's copy to `target`, if there is one (of that size); tell whether it is there now.
+
+        Raises FileExistsError where the target is taken.
+        """
+        source = self._layout.pooled(digest)
+        try:
+            if size is not None and os.stat(source).st_size != size:
+                return False
+            self._durable.link(source, target)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            if error.errno in CANNOT_LINK:
+                return False
+            raise
+        return True
+
+    def offer(self, path: str, digest: Digest) -> None:
+        """Let a file that is complete and synced be the pool's copy, in place of one that could not be taken."""
+        target = self._layout.pooled(digest)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(target)
+        try:
+            self._durable.link(path, target)
+        except FileExistsError:  # another worker offered its own at the same time
+            return
+        except OSError as error:
+            if error.errno not in CANNOT_LINK:
+                raise
+
+    def release(self, digest: Digest) -> None:
+        """Drop the pool's link if it is the last one; who links it meanwhile keeps the content."""
+        path = self._layout.pooled(digest)
+        with suppress(FileNotFoundError):
+            if os.stat(path).st_nlink == 1:
+                os.unlink(path)

@@ -1,0 +1,165 @@
+"""One version of a repository: its index, what follows from the manifests listed there, and what may come next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+
+from storage.backend import Version
+from storage.digest import Digest
+from storage.errors import IndexDamaged, ManifestUnknown, StillReferenced
+from storage.index import Entry, RepositoryIndex
+from storage.manifests import INDEXES, WITH_SUBJECT, Descriptor, Manifest
+
+
+class Snapshot:
+    """A repository at one moment. `facts` reads a manifest by its digest, or returns None where it cannot.
+
+    `damage` says why the index on disk could not be used, if this is the last good one instead.
+    """
+
+    def __init__(
+        self,
+        version: Version | None,
+        index: RepositoryIndex,
+        facts: Callable[[str], Manifest | None],
+        damage: IndexDamaged | None = None,
+    ) -> None:
+        self.version = version
+        self.index = index
+        self.damage = damage
+        self._facts = facts
+
+    # what is there
+
+    def resolve(self, digest: str) -> Entry | None:
+        """Describe a manifest that the index, or an index reachable from it, lists; None where neither does."""
+        return self.index.by_digest.get(digest) or self.children.get(digest)
+
+    @cached_property
+    def children(self) -> dict[str, Entry]:
+        """What the reachable indexes list, by digest."""
+        return {child.digest: child.to_json() for _, child in self._listings}
+
+    @cached_property
+    def parents(self) -> dict[str, list[str]]:
+        """The digests of the indexes that list a manifest, by its digest."""
+        parents: dict[str, list[str]] = {}
+        for parent, child in self._listings:
+            parents.setdefault(child.digest, []).append(parent)
+        return parents
+
+    @cached_property
+    def _listings(self) -> list[tuple[str, Descriptor]]:
+        """Every (index, child) among the reachable manifests."""
+        listings: list[tuple[str, Descriptor]] = []
+        todo = [digest for digest, entry in self.index.by_digest.items() if entry.get("mediaType") in INDEXES]
+        seen = set(todo)
+        while todo:
+            parent = todo.pop()
+            manifest = self._facts(parent)
+            for child in manifest.children if manifest else ():
+                listings.append((parent, child))
+                if child.media_type in INDEXES and child.digest not in seen:
+                    seen.add(child.digest)
+                    todo.append(child.digest)
+        return listings
+
+    def referrers_of(self, subject: Digest) -> dict[str, Entry]:
+        """Return the entries of the manifests with this subject, by their digests."""
+        return self._referrers.get(subject, {}) | self._tagged_referrers(subject)
+
+    @cached_property
+    def _referrers(self) -> dict[str, dict[str, Entry]]:
+        """The entries that have a subject: by the subject's digest, then by their own."""
+        referrers: dict[str, dict[str, Entry]] = {}
+        for digest, entry in self.index.by_digest.items():
+            subject = self._subject(entry)
+            if subject:
+                referrers.setdefault(subject, {})[digest] = entry
+        return referrers
+
+    def _tagged_referrers(self, subject: Digest) -> dict[str, Entry]:
+        """Read what clients listed under the tag of the "Referrers Tag Schema" (distribution spec)."""
+        entry = self.index.tags.get(f"{subject.algorithm[:32]}-{subject.encoded[:64]}")
+        listing = self._facts(entry["digest"]) if entry else None
+        entries = [child.to_json() for child in listing.children] if listing else []
+        return {entry["digest"]: entry for entry in entries if self._subject(entry) == subject}
+
+    def _subject(self, entry: Entry) -> str | None:
+        """Read the subject off an entry; of one that another tool wrote, off its manifest."""
+        if "subject" in entry:
+            subject = entry["subject"]
+            return subject.get("digest") if isinstance(subject, dict) else None
+        if entry.get("mediaType") not in WITH_SUBJECT:
+            return None
+        manifest = self._facts(entry["digest"])
+        return manifest.subject.digest if manifest and manifest.subject else None
+
+    def check_unreferenced(self, digest: Digest) -> None:
+        """Raise StillReferenced if the content is a manifest, or is part of one."""
+        if self.resolve(digest):
+            raise StillReferenced("this is a manifest: delete it as one", digest=digest)
+        holders = [holder for holder, manifest in self._manifests() if _holds(manifest, digest)]
+        if holders:
+            raise StillReferenced("manifests of this repository need the blob", digest=digest, referencedBy=holders)
+
+    def _manifests(self) -> Iterator[tuple[str, Manifest]]:
+        """Yield every reachable manifest that can be read."""
+        for digest in self.index.by_digest | self.children:
+            manifest = self._facts(digest)
+            if manifest:
+                yield digest, manifest
+
+    # what may come next
+
+    def with_manifest(self, entry: Entry, manifest: Manifest, tags: Sequence[str]) -> Snapshot:
+        """Add a manifest under tags, or without one; those that lose their tag to it stay."""
+        digest, index = entry["digest"], self.index
+        had = {tag: index.tags[tag] for tag in tags if tag in index.tags}
+        if len(had) == len(tags) and all(old["digest"] == digest for old in had.values()) and digest in index.by_digest:
+            return self
+        listed = {child.digest for child in manifest.children}
+        new = index.put(
+            entry,
+            tags,
+            keep_untagged=manifest.subject is not None or digest not in self.parents,
+            replaced={child for child in listed if self._needs_no_entry(index.by_digest.get(child))},
+        )
+        for old in had.values():
+            if old["digest"] not in listed:
+                new = self._keep(new, old)
+        return self._next(new)
+
+    def without_tag(self, tag: str) -> Snapshot:
+        """Remove a tag; its manifest stays. Raises ManifestUnknown."""
+        entry = self.index.tags.get(tag)
+        if entry is None:
+            raise ManifestUnknown("no such tag in this repository", reference=tag)
+        return self._next(self._keep(self.index.without_tag(tag), entry))
+
+    def without_manifest(self, digest: Digest) -> Snapshot:
+        """Remove a manifest and its tags; raise StillReferenced while an index lists it, and ManifestUnknown."""
+        if digest in self.parents:
+            holders = self.parents[digest]
+            raise StillReferenced("an index of this repository lists the manifest", digest=digest, referencedBy=holders)
+        if digest not in self.index.by_digest:
+            raise ManifestUnknown("no such manifest in this repository", reference=digest)
+        return self._next(self.index.without_digest(digest))
+
+    def _keep(self, index: RepositoryIndex, entry: Entry) -> RepositoryIndex:
+        """Keep a manifest that has just lost a tag, unless an index that lists it does."""
+        if entry["digest"] in self.parents and self._needs_no_entry(entry):
+            return index
+        return index.with_untagged(entry)
+
+    def _needs_no_entry(self, entry: Entry | None) -> bool:
+        """Tell whether a listed manifest can do without an entry: referrers cannot, they are found by theirs."""
+        return entry is not None and self._subject(entry) is None
+
+    def _next(self, index: RepositoryIndex) -> Snapshot:
+        return Snapshot(self.version, index, self._facts)
+
+
+def _holds(manifest: Manifest, digest: Digest) -> bool:
+    return any(blob.digest == digest for blob in manifest.blobs)

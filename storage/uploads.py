@@ -1,0 +1,204 @@
+"""Upload sessions on disk: begun, continued and finished by whichever worker the client reaches.
+
+A session is one file. Its lock admits one writer at a time; its size is how far the upload has come. Bytes are hashed
+as they arrive while one worker sees them all; a worker that missed some just appends, and the final request hashes
+what its own worker has not: no byte is hashed more than twice. A hash's state cannot leave its process, but the
+digest of an upload that came whole in one request can: it is noted beside the session, and then nothing is left to
+hash. The note counts only for the very size, algorithm and boot (after a crash the file may have lost bytes).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from storage import locks
+from storage.backend import Source
+from storage.cache import Cache
+from storage.digest import CANONICAL, Digest, Hasher, new_hasher
+from storage.errors import UploadOutOfOrder, UploadUnknown
+from storage.layout import Layout
+
+_SESSION = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_CHUNK = 1024 * 1024
+_HASHES = 1024  #: uploads whose hash state one worker remembers
+
+
+@dataclass(slots=True)
+class _Hash:
+    """The state of a session's hash after its first `size` bytes."""
+
+    algorithm: str
+    hasher: Hasher
+    size: int = 0
+
+
+@dataclass(slots=True)
+class Session:
+    """A session that this request alone may write to."""
+
+    path: str
+    descriptor: int
+    size: int
+
+
+class Uploads:
+    """The upload sessions of one store."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._hashes: Cache[str, _Hash] = Cache(_HASHES)
+
+    def begin(self, repository: str, algorithm: str) -> str:
+        """Start a session; return its id."""
+        session = str(uuid.uuid4())
+        path = self._layout.upload(repository, session)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+        self._hashes.put(session, _Hash(algorithm, new_hasher(algorithm)))
+        if algorithm != CANONICAL:
+            self._note(repository, session, {"algorithm": algorithm})
+        return session
+
+    def size(self, repository: str, session: str) -> int:
+        """Return how many bytes the session holds; raise UploadUnknown."""
+        try:
+            return os.stat(self._path(repository, session)).st_size
+        except FileNotFoundError:
+            raise _unknown(session) from None
+
+    def append(self, repository: str, session: str, body: Source, start: int | None, note: bool) -> int:
+        """Append the body; return the new size. With `note`, leave the digest of an upload that came whole."""
+        with self.open(repository, session) as upload:
+            if start is not None and start != upload.size:
+                raise UploadOutOfOrder("the chunk does not begin where the upload ends", upload.size, start=start)
+            whole = upload.size == 0
+            state = self._state(repository, session, upload.size)
+            if state:
+                self._hashes.put(session, state)
+            self._copy(body, upload, state)
+            if note and whole and state:
+                self._note_digest(repository, session, state)
+            return upload.size
+
+    @contextmanager
+    def open(self, repository: str, session: str) -> Iterator[Session]:
+        """Open a session for this request alone; raise UploadUnknown, or UploadOutOfOrder if another one writes."""
+        path = self._path(repository, session)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise _unknown(session) from None
+        try:
+            size = os.fstat(descriptor).st_size
+            if not locks.try_exclusive(descriptor):
+                raise UploadOutOfOrder("another request is writing to this upload", size)
+            if os.fstat(descriptor).st_nlink == 0:  # finished or cancelled between open and lock
+                raise _unknown(session)
+            yield Session(path, descriptor, os.fstat(descriptor).st_size)
+        finally:
+            os.close(descriptor)
+
+    def digest(self, repository: str, session: str, upload: Session, algorithm: str) -> Digest:
+        """Return the digest of all that the session holds, hashing only what has not been hashed."""
+        known = self._noted(repository, session, upload.size, algorithm)
+        if known:
+            return known
+        state = self._hashes.get(session)
+        if state is None or state.algorithm != algorithm or state.size > upload.size:
+            state = _Hash(algorithm, new_hasher(algorithm))
+        self._hashes.drop(session)  # the hash goes on from here only once
+        while chunk := os.pread(upload.descriptor, _CHUNK, state.size):
+            state.hasher.update(chunk)
+            state.size += len(chunk)
+        return Digest(f"{algorithm}:{state.hasher.hexdigest()}")
+
+    def abort(self, repository: str, session: str) -> None:
+        """Drop a session and its bytes; raise UploadUnknown."""
+        try:
+            os.unlink(self._path(repository, session))
+        except FileNotFoundError:
+            raise _unknown(session) from None
+        self.forget(repository, session)
+
+    def forget(self, repository: str, session: str) -> None:
+        """Drop what is known about a session that has ended."""
+        self._hashes.drop(session)
+        with suppress(FileNotFoundError):
+            os.unlink(self._layout.upload_note(repository, session))
+
+    def _copy(self, body: Source, upload: Session, state: _Hash | None) -> None:
+        """Write the body to the end of the session, chunk by chunk; a chunk that does not fit leaves nothing."""
+        while chunk := body.read(_CHUNK):
+            try:
+                _write(upload.descriptor, chunk, upload.size)
+            except OSError:
+                os.ftruncate(upload.descriptor, upload.size)
+                raise
+            upload.size += len(chunk)
+            if state:
+                state.hasher.update(chunk)
+                state.size = upload.size
+
+    def _state(self, repository: str, session: str, size: int) -> _Hash | None:
+        """Return the hash of the first `size` bytes, if this worker has seen them all."""
+        state = self._hashes.get(session)
+        if state is None and size == 0:
+            algorithm = self._read_note(repository, session).get("algorithm", CANONICAL)
+            state = _Hash(algorithm, new_hasher(algorithm))
+        return state if state is not None and state.size == size else None
+
+    def _note_digest(self, repository: str, session: str, state: _Hash) -> None:
+        digest = f"{state.algorithm}:{state.hasher.hexdigest()}"
+        note = {"algorithm": state.algorithm, "digest": digest, "size": state.size, "boot": _boot()}
+        self._note(repository, session, note)
+
+    def _note(self, repository: str, session: str, note: dict[str, Any]) -> None:
+        Path(self._layout.upload_note(repository, session)).write_bytes(orjson.dumps(note))
+
+    def _read_note(self, repository: str, session: str) -> dict[str, Any]:
+        try:
+            note = orjson.loads(Path(self._layout.upload_note(repository, session)).read_bytes())
+        except (FileNotFoundError, orjson.JSONDecodeError):
+            return {}
+        return note if isinstance(note, dict) else {}
+
+    def _noted(self, repository: str, session: str, size: int, algorithm: str) -> Digest | None:
+        note = self._read_note(repository, session)
+        found = (note.get("size"), note.get("algorithm"), note.get("boot"))
+        return Digest(note["digest"]) if found == (size, algorithm, _boot()) else None
+
+    def _path(self, repository: str, session: str) -> str:
+        if not _SESSION.fullmatch(session):
+            raise _unknown(session)
+        return self._layout.upload(repository, session)
+
+
+def _write(descriptor: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        offset += written
+        view = view[written:]
+
+
+def _unknown(session: str) -> UploadUnknown:
+    return UploadUnknown("no such upload session in this repository", session=session)
+
+
+@cache
+def _boot() -> str:
+    """Identify this run of the kernel; where that cannot be told, no note is ever trusted."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return str(uuid.uuid4())

@@ -1,0 +1,1 @@
+"""The API description: one YAML file per operation."""
