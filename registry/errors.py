@@ -75,8 +75,8 @@ _SYSTEM: dict[int, tuple[str, int, str, dict[str, str]]] = {
     errno.ENOSPC: ("UNSUPPORTED", 507, "no space left on the registry's disk", {}),
     errno.EDQUOT: ("UNSUPPORTED", 507, "the registry's disk quota is used up", {}),
     errno.EROFS: ("UNSUPPORTED", 503, "the registry's disk is read-only", {}),
-    errno.EACCES: ("UNSUPPORTED", 503, "the registry may not write to its disk", {}),
-    errno.EPERM: ("UNSUPPORTED", 503, "the registry may not write to its disk", {}),
+    errno.EACCES: ("UNSUPPORTED", 503, "the registry has no permission for this on its disk", {}),
+    errno.EPERM: ("UNSUPPORTED", 503, "the registry has no permission for this on its disk", {}),
     errno.EMFILE: ("TOOMANYREQUESTS", 503, "the registry has too many files open", {"Retry-After": "1"}),
     errno.ENFILE: ("TOOMANYREQUESTS", 503, "the registry's host has too many files open", {"Retry-After": "1"}),
 }

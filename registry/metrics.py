@@ -74,10 +74,10 @@ class Metrics:
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             descriptor = self._lock_free_file()
+            os.posix_fallocate(descriptor, 0, _SIZE)  # a hole in the file would be a SIGBUS on a full disk
+            return memoryview(mmap.mmap(descriptor, _SIZE)).cast("q")
         except OSError:
             return memoryview(bytearray(_SIZE)).cast("q")
-        os.ftruncate(descriptor, _SIZE)
-        return memoryview(mmap.mmap(descriptor, _SIZE)).cast("q")
 
     def _lock_free_file(self) -> int:
         """Open the first file that no living worker has; the lock lasts as long as this process."""

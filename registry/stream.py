@@ -3,11 +3,9 @@
 import os
 import select
 import socket
-from typing import TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from socket import _SendableFile
-
     from _typeshed import ReadableBuffer, WriteableBuffer
 
 _DISCARD = 256 * 1024
@@ -86,7 +84,9 @@ class Stream(socket.socket):
             except BlockingIOError:
                 self._await(select.POLLOUT)
 
-    def sendfile(self, file: "_SendableFile", offset: int = 0, count: int | None = None) -> int:
+    def sendfile(  # type: ignore[override]  # Of a real file only, which is all that gunicorn sends so.
+        self, file: IO[bytes], offset: int = 0, count: int | None = None
+    ) -> int:
         """Send `count` bytes of a file; raise OSError if it has fewer, for the answer has promised them."""
         assert count is not None, "the length of an answer is known"
         if self._held:

@@ -91,6 +91,10 @@ class Worker(ThreadWorker):
         self.accept_after = 0.0
         self.accept_failing = False
 
+    @classmethod
+    def check_config(cls, cfg: Any, log: Any) -> None:
+        """Find nothing wrong: here connections that wait need no thread, so there may be fewer of them."""
+
     def get_thread_pool(self) -> Threads:
         """Give the pool of threads."""
         return Threads(self.cfg.threads)
@@ -166,7 +170,9 @@ class Worker(ThreadWorker):
             self.forget(conn)
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """Begin to stop: idle connections end soon, a head that is arriving may still come."""
+        """Begin to stop: nobody new may queue here, idle connections end soon, heads may still arrive."""
+        for listener in self.sockets:
+            listener.close()
         for conn in self.waiting:
             if conn.idle:
                 conn.deadline = min(deadline, time.monotonic() + _STOP_SECONDS)

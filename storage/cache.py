@@ -11,7 +11,7 @@ V = TypeVar("V")
 
 
 class Cache(Generic[K, V]):
-    """Keep values whose weights add up to at most `budget`; one that weighs over a quarter of it is not kept."""
+    """Keep values whose weights add up to at most `budget`; one that weighs more by itself is not kept."""
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
@@ -32,7 +32,7 @@ class Cache(Generic[K, V]):
         """Keep a value, in place of any that had the key."""
         with self._lock:
             self._drop(key)
-            if weight > self._budget // 4:
+            if weight > self._budget:
                 return
             self._items[key] = (value, weight)
             self._weight += weight

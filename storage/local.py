@@ -62,7 +62,7 @@ class LocalBackend:
         self._layout = Layout(os.path.abspath(root))
         self._durable = durable or Durable(self._layout.root)
         self._pool = Pool(self._layout, self._durable) if dedupe else None
-        self._uploads = Uploads(self._layout)
+        self._uploads = Uploads(self._layout, self._durable)
         self._count = count
 
     def lock(self, repository: str) -> AbstractContextManager[None]:

@@ -25,6 +25,7 @@ from storage import locks
 from storage.backend import Source
 from storage.cache import Cache
 from storage.digest import CANONICAL, Digest, Hasher, new_hasher
+from storage.durable import Durable
 from storage.errors import UploadOutOfOrder, UploadUnknown
 from storage.layout import Layout
 
@@ -54,14 +55,16 @@ class Session:
 class Uploads:
     """The upload sessions of one store."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, durable: Durable) -> None:
         self._layout = layout
+        self._durable = durable
         self._hashes: Cache[str, _Hash] = Cache(_HASHES)
 
     def begin(self, repository: str, algorithm: str) -> str:
         """Start a session; return its id."""
         session = str(uuid.uuid4())
         path = self._layout.upload(repository, session)
+        self._durable.make_directory(self._layout.root)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
         self._hashes.put(session, _Hash(algorithm, new_hasher(algorithm)))
