@@ -7,8 +7,9 @@ from importlib.resources import files
 from typing import Any
 
 import yaml
-from flask import Blueprint, Flask, Response, request
+from flask import Blueprint, Flask, Response, redirect, request
 from werkzeug.routing import Map, Rule
+from werkzeug.wrappers import Response as AnyResponse
 
 PREFIX = "/swagger/v2"
 
@@ -26,11 +27,11 @@ Part = dict[str, Any]
 def register(app: Flask) -> None:
     """Serve Swagger UI at /swagger/v2/ and the description at /swagger/v2/swagger.json.
 
-    Nothing of either is imported, read or built before somebody asks for it: most workers are never asked.
+    flasgger is imported, and the description read, when somebody first asks: most workers are never asked.
     """
     site = cache(lambda: _build_site(describe(app.url_map)))
 
-    def serve(page: str = "") -> Response:
+    def serve(page: str = "") -> AnyResponse:
         return Response.from_app(site(), request.environ)
 
     blueprint = Blueprint("docs", __name__, url_prefix=PREFIX)
@@ -42,19 +43,15 @@ def register(app: Flask) -> None:
 def describe(url_map: Map) -> Part:
     """Return the Swagger 2.0 description of the routes: an endpoint's operation is the YAML file that bears its name.
 
-    Routes whose endpoint has no file are left out; of two that differ only in a final slash, so is the one without.
+    Routes whose endpoint has no file are left out.
     """
     description = _read("definitions")
     common = description.pop("x-every-operation")
     description["info"]["version"] = version("pierhead")
     _add_headers(description["responses"], common["headers"])
-    rules = sorted((rule for rule in url_map.iter_rules() if _source(rule.endpoint).is_file()), key=path_of)
-    slashed = {(rule.endpoint, path_of(rule)) for rule in rules}
     paths: Part = {}
-    for rule in rules:
+    for rule in sorted((rule for rule in url_map.iter_rules() if _source(rule.endpoint).is_file()), key=path_of):
         path = path_of(rule)
-        if (rule.endpoint, f"{path}/") in slashed:
-            continue
         operation = _read(rule.endpoint)
         operation["responses"] |= common["responses"]
         _add_headers(operation["responses"], common["headers"])
@@ -115,11 +112,11 @@ def _build_site(description: Part) -> Flask:
 
     site = Flask(__name__, template_folder=str(_SOURCES / "templates"), static_folder=None)
     site.json = LazyJSONEncoder(site)
-    site.json.sort_keys = False
     # Behind a proxy that adds a prefix to paths, "try it out" has to add it as well.
     base_path = LazyString(lambda: request.script_root or "/")
     Swagger(site, template=description | {"basePath": base_path}, config=_flasgger_config(description))
     site.add_url_rule(f"{PREFIX}/index.html", view_func=site.view_functions["flasgger.apidocs"])
+    site.before_request(_drop_query)
     site.after_request(_confine_to_this_host)
     return site
 
@@ -133,7 +130,13 @@ def _flasgger_config(description: Part) -> Part:
         "headers": [],
         "hide_top_bar": True,
         "auth": {},
+        "ui_params": {"displayOperationId": False},
     }
+
+
+def _drop_query() -> AnyResponse | None:
+    """Redirect to the address without its query: Swagger UI would show whatever description `?url=` names."""
+    return redirect(request.script_root + request.path) if request.query_string else None
 
 
 def _confine_to_this_host(response: Response) -> Response:

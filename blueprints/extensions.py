@@ -2,9 +2,9 @@
 
 from flask import Blueprint, Response, request
 
-from blueprints.context import pierhead, store
 from blueprints.requests import page_size
 from blueprints.responses import json_response, next_page
+from registry.context import pierhead, store
 from storage.digest import Digest
 
 blueprint = Blueprint("extensions", __name__)
@@ -22,7 +22,7 @@ def catalog() -> Response:
 
 
 @blueprint.get("/v2/_oci/ext/discover", defaults={"name": None})
-@blueprint.get("/v2/<path:name>/_oci/ext/discover")
+@blueprint.get("/v2/<name:name>/_oci/ext/discover")
 def discover(name: str | None) -> Response:
     """Return the extensions that there are for the registry, or for a repository."""
     if name is not None:
@@ -38,7 +38,7 @@ def metrics() -> Response:
     return json_response(pierhead().metrics.totals())
 
 
-@blueprint.get("/oras/artifacts/v1/<path:name>/manifests/<digest>/referrers")
+@blueprint.get("/oras/artifacts/v1/<name:name>/manifests/<digest>/referrers")
 def oras_referrers(name: str, digest: Digest) -> Response:
     """Return referrers as the first notation and oras clients asked for them (ORAS artifacts-spec, draft 1)."""
     return json_response({"references": store(name).referrers(name, digest, request.args.get("artifactType") or None)})

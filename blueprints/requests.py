@@ -11,6 +11,7 @@ from gunicorn.http.errors import ParseException
 from registry.errors import RequestRefused
 
 _CHUNK = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/(?:[0-9]+|\*))?")
+_RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{1,18})?|-([0-9]{1,18}))", re.IGNORECASE)
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
 
@@ -80,13 +81,17 @@ def wanted_part(digest: str, size: int) -> tuple[int, int] | None:
 
     Several ranges, other units and what is malformed ask for all; a range outside the content raises RequestRefused.
     """
-    if "HTTP_RANGE" not in request.environ:
+    match = _RANGE.fullmatch(request.environ.get("HTTP_RANGE", ""))
+    if match is None or not _if_range(digest):
         return None
-    wanted = request.range
-    if wanted is None or wanted.units != "bytes" or len(wanted.ranges) != 1 or not _if_range(digest):
-        return None
-    part = wanted.range_for_length(size)
-    if part is None:
+    first, last, suffix = match.groups()
+    if suffix:
+        start, stop = max(size - int(suffix), 0), size
+    else:
+        start, stop = int(first), min(int(last) + 1, size) if last else size
+        if last and int(last) < start:
+            return None
+    if start >= stop:
         raise RequestRefused(
             "SIZE_INVALID",
             416,
@@ -94,7 +99,7 @@ def wanted_part(digest: str, size: int) -> tuple[int, int] | None:
             headers={"Content-Range": f"bytes */{size}"},
             size=size,
         )
-    return part
+    return start, stop
 
 
 def _if_range(digest: str) -> bool:

@@ -8,16 +8,11 @@ from urllib.parse import urlencode
 import orjson
 from flask import Response, request
 
-from blueprints.context import pierhead
+from registry.context import location
 from storage.digest import Digest
 
 #: What lies under its digest never changes.
 _IMMUTABLE = "max-age=31536000, immutable"
-
-
-def location(path: str) -> str:
-    """Return the URL of a path: relative to the host, with the proxy's prefix, unless `externalUrl` is set."""
-    return (pierhead().config.http.external_url or request.script_root) + path
 
 
 def blob_location(name: str, digest: Digest) -> str:

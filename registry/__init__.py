@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from flask import Flask
 
-if TYPE_CHECKING:
-    from registry.config import Config
+from registry import errors
+from registry.config import Config, load_from_environment
+from registry.context import Pierhead
+from registry.metrics import Metrics
+from registry.proxy import TrustedProxies
+from registry.stores import build_controller
+from storage.layout import Layout
 
 
 def create_app(config: Config | None = None) -> Flask:
@@ -15,23 +18,18 @@ def create_app(config: Config | None = None) -> Flask:
 
     Raises registry.config.ConfigError.
     """
-    from blueprints import context, docs, extensions  # noqa: PLC0415
+    from blueprints import docs, extensions, routes  # noqa: PLC0415
     from blueprints.distribution import blobs, manifests, ping, referrers, tags, uploads  # noqa: PLC0415
-    from registry import cli, errors  # noqa: PLC0415
-    from registry.config import load_from_environment  # noqa: PLC0415
-    from registry.metrics import Metrics  # noqa: PLC0415
-    from registry.proxy import TrustedProxies  # noqa: PLC0415
-    from registry.stores import build_controller  # noqa: PLC0415
-    from storage.layout import Layout  # noqa: PLC0415
+    from registry import cli  # noqa: PLC0415
 
     config = config or load_from_environment()
     app = Flask("registry", static_folder=None)
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = False
     metrics = Metrics(Layout(config.storage.root_directory).metrics)
-    app.extensions["pierhead"] = context.Pierhead(config, build_controller(config, metrics.add), metrics)
+    app.extensions["pierhead"] = Pierhead(config, build_controller(config, metrics.add), metrics)
     errors.install(app)
-    context.install(app)
+    routes.install(app)
     for module in (ping, manifests, blobs, uploads, tags, referrers, extensions):
         app.register_blueprint(module.blueprint)
     docs.register(app)

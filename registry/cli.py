@@ -4,13 +4,13 @@ import click
 from flask import Flask
 
 from registry import server
-from registry.config import Config, ConfigError, load
+from registry.config import Config, ConfigError, load, load_from_environment
 
 
 def _load(path: str | None) -> Config:
-    """Load the configuration, or end with exit code 1 and a line for each of its problems."""
+    """Load a file, else what the environment names; end with exit code 1 and a line for each problem of it."""
     try:
-        return load(path)
+        return load(path) if path else load_from_environment()
     except ConfigError as error:
         for problem in error.problems:
             click.echo(str(problem), err=True)

@@ -1,5 +1,6 @@
 """One client's connection: the head that is arriving, the requests made of it, and their bodies."""
 
+import io
 import select
 import socket
 import time
@@ -14,37 +15,63 @@ from registry.stream import Stream
 MAX_HEAD = 64 * 1024
 _RECEIVE = 64 * 1024
 
+# The largest part of a body that is handed on at once: large enough to hash and write well, small enough for memory.
+_PIECE = 1024 * 1024
+
 # How long a body that nobody wants is read, so that its sender gets to see the answer.
 _LINGER_SECONDS = 5.0
 
 
 class _LengthReader(body.LengthReader):
-    """Receive a body of known length straight into the bytes that are handed on."""
+    """Receive a body of known length, with one copy."""
+
+    failure: OSError | None = None
 
     def read(self, size: int) -> bytes:
-        """Read so many bytes, fewer only at the end of the body or of the connection."""
+        """Read so many bytes, fewer at the end of the body or the connection, and before an error is raised."""
         size = min(size, self.length)
-        if not size:
-            return b""
-        data = self._held(size)
-        if len(data) < size:
-            data += self._received(size - len(data))
+        data: bytes = self.unreader.take_buffered()
+        if len(data) > size:
+            self.unreader.unread(data[size:])
+            data = data[:size]
+        elif len(data) < size:
+            data += self._receive(size - len(data))
+        if not data and self.failure is not None:
+            raise self.failure
         self.length -= len(data)
         return data
 
-    def _held(self, size: int) -> bytes:
-        """Take what came along with the head."""
-        held: bytes = self.unreader.take_buffered()
-        if len(held) > size:
-            self.unreader.unread(held[size:])
-        return held[:size]
-
-    def _received(self, size: int) -> bytes:
+    def _receive(self, size: int) -> bytes:
         buffer = memoryview(bytearray(size))
         filled = 0
-        while filled < size and (count := self.unreader.sock.recv_into(buffer[filled:])):
-            filled += count
+        try:
+            while filled < size and self.failure is None and (count := self.unreader.sock.recv_into(buffer[filled:])):
+                filled += count
+        except OSError as error:
+            self.failure = error
         return bytes(buffer[:filled])
+
+
+class _ChunkedReader(body.ChunkedReader):
+    """Read a chunked body; what arrived before an error is read before it is raised."""
+
+    buf: io.BytesIO
+    failure: Exception | None = None
+
+    def read(self, size: int) -> bytes:
+        """Read so many bytes, fewer at the end of the body and before an error is raised."""
+        data: bytes
+        if self.failure is None:
+            try:
+                data = super().read(size)
+            except (OSError, errors.ParseException) as error:
+                self.failure = error
+            else:
+                return data
+        data, self.buf = self.buf.getvalue(), io.BytesIO()
+        if not data:
+            raise self.failure
+        return data
 
 
 class Body(body.Body):
@@ -56,11 +83,14 @@ class Body(body.Body):
         self.continue_to = continue_to
 
     def read(self, size: int | None = None) -> bytes:
-        """Read so many bytes, fewer only at the end; without a size, everything."""
+        """Read at most so many bytes, and at most a piece; none at the end. Without a size, read everything.
+
+        A body that is cut short ends as if it were complete if it has a length, else it raises an error.
+        """
         if size is None or size < 0 or self.buf.tell():
             data: bytes = super().read(size)
             return data
-        return self._read_reader(size)
+        return self._read_reader(min(size, _PIECE))
 
     def _read_reader(self, size: int) -> bytes:
         if self.continue_to is not None and size:
@@ -91,6 +121,8 @@ class Request(message.Request):
         reader = self.body.reader
         if isinstance(reader, body.LengthReader):
             reader = _LengthReader(self.unreader, reader.length)
+        elif isinstance(reader, body.ChunkedReader):
+            reader = _ChunkedReader(self, self.unreader)
         waits = self._expected_100_continue
         # Gunicorn would tell the client to go on before the application has seen the head.
         self._expected_100_continue = False

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import orjson
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
+from registry.context import location
 from storage import errors as store
 from storage.errors import StorageError
 
@@ -45,7 +46,7 @@ def _upload_state(error: StorageError) -> Mapping[str, str]:
     """Tell the client of a chunked upload where to go on ("Pushing a blob in chunks")."""
     offset = error.offset if isinstance(error, store.UploadOutOfOrder) else 0
     return {
-        "Location": request.script_root + request.path,
+        "Location": location(request.path),
         "Range": f"0-{max(offset - 1, 0)}",
         "Docker-Upload-UUID": (request.view_args or {}).get("session", ""),
     }
@@ -133,7 +134,7 @@ def _on_bug(error: Exception) -> Response:
 
 def _body(code: str, message: str, details: Sequence[object]) -> bytes:
     errors = [{"code": code, "message": message, "detail": detail} for detail in details]
-    return orjson.dumps({"errors": errors}, option=orjson.OPT_APPEND_NEWLINE)
+    return json.dumps({"errors": errors}).encode() + b"\n"
 
 
 def _respond(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> Response:

@@ -65,7 +65,8 @@ class Metrics:
         return {name: sum(row[number] for row in rows) for name, number in _NUMBER.items()}
 
     def _read_files(self) -> list[tuple[int, ...]]:
-        return [_VALUES.unpack(path.read_bytes()[: _VALUES.size]) for path in self._directory.glob("[0-9]*")]
+        files = (path.read_bytes() for path in self._directory.glob("[0-9]*"))
+        return [_VALUES.unpack(data[: _VALUES.size].ljust(_VALUES.size, b"\0")) for data in files]
 
     def _is_private(self) -> bool:
         return not isinstance(self._values.obj, mmap.mmap)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -11,6 +12,9 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+#: A path, which a proxy that passes a client's header on cannot turn into another host.
+_PREFIX = re.compile(r"(?:/[A-Za-z0-9._~%-]+)*/?")
 
 
 class TrustedProxies:
@@ -24,8 +28,11 @@ class TrustedProxies:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve a request, as the client whom a trusted proxy names."""
-        app = self._forwarded if self._trusts(environ.get("REMOTE_ADDR", "")) else self._plain
-        return app(environ, start_response)
+        if not self._trusts(environ.get("REMOTE_ADDR", "")):
+            return self._plain(environ, start_response)
+        if not _PREFIX.fullmatch(environ.get("HTTP_X_FORWARDED_PREFIX", "")):
+            del environ["HTTP_X_FORWARDED_PREFIX"]
+        return self._forwarded(environ, start_response)
 
     def _is_trusted(self, peer: str) -> bool:
         try:

@@ -1,5 +1,6 @@
 """Gunicorn in this process, with settings fit for a registry, as code."""
 
+import errno
 import gc
 import logging
 import logging.handlers
@@ -8,7 +9,10 @@ import os
 import resource
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import click
@@ -143,26 +147,37 @@ def _ready(config: Config) -> None:
     gc.freeze()
 
 
-def _reason(error: OSError) -> str:
-    """Give an error of the system in words, with the file it is about."""
-    words = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
-    return f"{words}: {error.filename}" if error.filename else words
+def _check_directory(path: Path) -> None:
+    """Raise OSError if a directory can be neither read nor made; what is read-only can still be served."""
+    missing = not os.path.lexists(path)
+    while missing and not os.path.lexists(path):
+        path = path.parent
+    if not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    if not os.access(path, os.R_OK | os.X_OK | (os.W_OK if missing else 0)):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Turn an error of the system into one that says what cannot be done, why, and with which file."""
+    try:
+        yield
+    except OSError as error:
+        # A name that cannot be resolved has a negative number, and words only in the error itself.
+        words = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
+        raise StartError(": ".join(filter(None, (what, error.filename, words)))) from error
 
 
 def run(config: Config) -> None:
     """Serve until a signal ends it, then leave the process by SystemExit; raise StartError if it cannot start."""
     _raise_file_limit()
-    try:
+    with _explained("cannot write the log"):
         _configure_logging(config.log)
-    except OSError as error:
-        raise StartError(f"cannot write the log: {_reason(error)}") from error
-    try:
+    with _explained("cannot use the storage"):
+        for store in (config.storage, *config.storage.sub_paths.values()):
+            _check_directory(Path(store.root_directory))
         app = create_app(config)
-    except OSError as error:
-        raise StartError(f"cannot use the storage: {_reason(error)}") from error
-    try:
+    with _explained(f"cannot listen on {config.http.address}:{config.http.port}"):
         bind = _listen(config.http)
-    except OSError as error:
-        where = f"{config.http.address}:{config.http.port}"
-        raise StartError(f"cannot listen on {where}: {_reason(error)}") from error
     Server(config, app, bind).run()

@@ -1,8 +1,11 @@
 """A client's socket, in which no wait for a byte outlasts the stall timeout."""
 
+import fcntl
 import os
 import select
 import socket
+import struct
+import termios
 from typing import IO, TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
@@ -108,6 +111,25 @@ class Stream(socket.socket):
         """Receive and forget some of what has arrived; give the number of bytes, 0 at the end."""
         return len(self.recv(_DISCARD))
 
+    def reset(self) -> None:
+        """Close at once, and let the system forget what it still holds for a client that does not take it."""
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
+
     def _await(self, event: int) -> None:
-        if not self.ready(event, self.stall_timeout):
-            raise TimeoutError(f"no byte moved for {self.stall_timeout:g} seconds")
+        """Wait for the event for as long as bytes move.
+
+        The system calls a socket writable only when much of its buffer has become free. A slow reader takes long to
+        get there, so what counts is whether it took any of what was sent before.
+        """
+        queued = self._queued()
+        while not self.ready(event, self.stall_timeout):
+            before, queued = queued, self._queued()
+            if event == select.POLLIN or queued >= before:
+                raise TimeoutError(f"no byte moved for {self.stall_timeout:g} seconds")
+
+    def _queued(self) -> int:
+        """Give how many bytes were sent that the client's system has not acknowledged."""
+        answer = fcntl.ioctl(self, termios.TIOCOUTQ, bytes(struct.calcsize("i")))
+        count: int = struct.unpack("i", answer)[0]
+        return count

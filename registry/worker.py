@@ -63,11 +63,20 @@ class Threads:
         """Run the job soon, in an idle thread, else in a new one, else when a thread is free."""
         self._jobs.put(partial(job, *args))
         if not self._idle.acquire(blocking=False) and self._started < self._limit:
-            threading.Thread(target=self._work, daemon=True).start()
-            self._started += 1
+            self._start()
 
     def shutdown(self, wait: bool = False) -> None:
         """Leave the threads to the end of the process, as gunicorn asks a pool to do."""
+
+    def _start(self) -> None:
+        try:
+            threading.Thread(target=self._work, daemon=True).start()
+        except RuntimeError:
+            # The system has no more threads for us; the job waits for one of those that there are.
+            if not self._started:
+                raise
+        else:
+            self._started += 1
 
     def _work(self) -> None:
         while True:
@@ -190,6 +199,9 @@ class Worker(ThreadWorker):
                 if not conn.next_head(_NEXT_REQUEST_SECONDS):
                     self.method_queue.defer(self.await_head, conn)
                     return
+        except TimeoutError as error:
+            self.log.info("Threw out %s: %s", conn.client, error)
+            conn.sock.reset()
         except _CLIENT_GONE as error:
             self.log.debug("Connection of %s ended: %r", conn.client, error)
         except Exception:
@@ -258,7 +270,7 @@ class Worker(ThreadWorker):
         if isinstance(exc, errors.ParseException) and not isinstance(exc, _APPLICATION_ERRORS):
             status = _STATUS.get(type(exc), HTTPStatus.BAD_REQUEST)
             text = str(exc)[:_SHOWN_CHARACTERS]
-            self.log.info("Refused a request of %s: %s", addr, text)
+            self.log.debug("Refused a request of %s: %s", addr, text)
         else:
             status = HTTPStatus.INTERNAL_SERVER_ERROR
             text = "the request could not be handled"

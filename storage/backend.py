@@ -67,6 +67,9 @@ class Backend(Protocol):
         The only way in which a repository's metadata changes. Returns the new version; raises IndexChanged.
         """
 
+    def sync_index(self, repository: str) -> None:
+        """Return when the index that is there, whoever left it, is durable."""
+
     def repositories(self, prefix: str = "", after: str = "") -> Iterator[str]:
         """Yield names in byte-lexical order: `prefix` itself and those nested in it, and only what follows `after`."""
 

@@ -11,7 +11,7 @@ V = TypeVar("V")
 
 
 class Cache(Generic[K, V]):
-    """Keep values whose weights add up to at most `budget`; one that weighs more by itself is not kept."""
+    """Keep values whose weights add up to at most `budget`, or the last one alone if that weighs more."""
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
@@ -32,11 +32,9 @@ class Cache(Generic[K, V]):
         """Keep a value, in place of any that had the key."""
         with self._lock:
             self._drop(key)
-            if weight > self._budget:
-                return
             self._items[key] = (value, weight)
             self._weight += weight
-            while self._weight > self._budget:
+            while self._weight > self._budget and len(self._items) > 1:
                 self._weight -= self._items.popitem(last=False)[1][1]
 
     def drop(self, key: K) -> None:

@@ -7,8 +7,11 @@ reach the disk, and anything at all on a disk that lies about its cache.
 
 from __future__ import annotations
 
+import errno
 import os
 
+#: What keeps a directory from being synced: it may not be read, or its file system has no sync.
+_CANNOT_SYNC = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL, errno.EROFS})
 _KNOWN = 4096  #: how many directories are remembered as durable before all are forgotten
 
 
@@ -56,22 +59,16 @@ class Durable:
         if inode is not None and self._known.get(path) == inode:
             return
         parent = os.path.dirname(path)
-        if path.startswith(self._root + "/"):
+        if parent != path:
             self.make_directory(parent)
-        elif inode is None:
-            self._make_above(parent)
         if inode is None:
             _mkdir(path)
-        self.sync_directory(parent)
-        self._remember(path)
-
-    def _make_above(self, path: str) -> None:
-        """Make the missing directories that the store's root is to lie in."""
-        if _inode(path) is None:
-            parent = os.path.dirname(path)
-            self._make_above(parent)
-            _mkdir(path)
+        try:
             self.sync_directory(parent)
+        except OSError as error:  # what lies above the store is not ours
+            if error.errno not in _CANNOT_SYNC or path.startswith(self._root + "/"):
+                raise
+        self._remember(path)
 
     def _remember(self, path: str) -> None:
         if len(self._known) >= _KNOWN:

@@ -47,16 +47,26 @@ class Folding(Generic[S]):
             queue.waiting.append(change)
         with queue.turn:
             if not change.done:
-                self._carry_out(key, queue)
+                self._carry_out(key, queue, change)
         if change.error is not None:
             raise change.error
 
-    def _carry_out(self, key: str, queue: _Queue[S]) -> None:
-        with self._guard:
-            batch, queue.waiting = queue.waiting, []
+    def _carry_out(self, key: str, queue: _Queue[S], own: _Change[S]) -> None:
+        """Store what waits once the state is at hand: who comes while it is waited for is not too late."""
+        batch: list[_Change[S]] = []
+
+        def fold(state: S) -> S:
+            with self._guard:
+                batch[:], queue.waiting = queue.waiting, []
+            return _fold(batch, state)
+
         try:
-            self._transact(key, lambda state: _fold(batch, state))
+            self._transact(key, fold)
         except BaseException as error:
+            if not batch:  # the state could not be had; the others try for themselves
+                with self._guard:
+                    queue.waiting.remove(own)
+                batch.append(own)
             for change in batch:
                 change.error = change.error or error
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,6 +23,7 @@ from storage.errors import (
     PreconditionFailed,
     ReferencesUnknown,
     RepositoryUnknown,
+    UploadUnknown,
 )
 from storage.folding import Folding
 from storage.index import Entry, RepositoryIndex, make_entry
@@ -31,7 +33,7 @@ from storage.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 
-_INDEXES = 200_000  #: entries that the parsed indexes kept in memory may have, all together
+_INDEXES = 50_000  #: entries that the parsed indexes kept in memory may have, all together
 _FACTS = 100_000  #: references that the parsed manifests kept in memory may have, all together
 _BODIES = 16 * 1024 * 1024  #: bytes of manifests kept in memory
 
@@ -80,7 +82,7 @@ class ImageStore:
         Raises RepositoryUnknown, ManifestUnknown, and DigestInvalid for what looks like a digest and is none.
         """
         entry = self._find(repository, self._snapshot(repository), reference)
-        digest = parse_digest(entry["digest"])
+        digest = Digest(entry["digest"])
         return StoredManifest(digest, entry["mediaType"], self._read_manifest(repository, digest))
 
     def put_manifest(  # noqa: PLR0913
@@ -105,13 +107,16 @@ class ImageStore:
         if by_digest and by_digest != digest:
             raise DigestMismatch("the manifest is not what the digest says", digest=by_digest, actual=digest)
 
-        def put(state: Snapshot) -> Snapshot:
+        def check(state: Snapshot) -> None:
             if precondition and not precondition(_current(state, reference)):
                 raise PreconditionFailed("the condition of this push does not hold", reference=reference)
             self._check_references(repository, state, manifest)
+
+        def put(state: Snapshot) -> Snapshot:
+            check(state)
             return state.with_manifest(make_entry(digest, len(data), manifest), manifest, names)
 
-        put(self._state(repository))  # refuses, without writing anything, what cannot be stored
+        check(self._state(repository))  # refuses, without writing anything, what cannot be stored
         self._backend.put_blob(repository, digest, data)
         self._folding.change(repository, put)
         return PushedManifest(digest, manifest.subject.digest if manifest.subject else None)
@@ -208,10 +213,9 @@ class ImageStore:
         session = self._backend.begin_upload(repository, digest.algorithm)
         try:
             self.finish_upload(repository, session, digest, body)
-        except DigestMismatch:
-            raise
         except BaseException:
-            self._backend.abort_upload(repository, session)
+            with suppress(UploadUnknown):  # a commit that failed late has used the session up
+                self._backend.abort_upload(repository, session)
             raise
 
     def cancel_upload(self, repository: str, session: str) -> None:
@@ -232,7 +236,7 @@ class ImageStore:
         data, version = self._backend.read_index(repository)
         damage = None
         try:
-            index = RepositoryIndex.parse(data)
+            index = RepositoryIndex.parse(data, known.index if known else None)
         except ManifestInvalid as error:
             damage = IndexDamaged(f"index.json of repository {repository} is damaged: {error.message}", **error.detail)
             log.error("%s; serving the last good copy, refusing writes", damage.message)
@@ -252,7 +256,7 @@ class ImageStore:
         except RepositoryUnknown:
             return Snapshot(None, RepositoryIndex(), partial(self._facts, repository))
         if snapshot.damage:
-            raise snapshot.damage
+            raise snapshot.damage.with_traceback(None)  # it is raised often: do not let its traceback grow
         return snapshot
 
     def _transact(self, repository: str, change: Callable[[Snapshot], Snapshot]) -> None:
@@ -261,8 +265,10 @@ class ImageStore:
             old = self._state(repository)
             new = change(old)
             if new is not old:
-                new.version = self._backend.swap_index(repository, new.index.serialize(), old.version)
+                new.version = self._backend.swap_index(repository, new.index.data, old.version)
                 self._remember(repository, new)
+            elif old.version is not None:
+                self._backend.sync_index(repository)
 
     def _remember(self, repository: str, snapshot: Snapshot) -> Snapshot:
         self._snapshots.put(repository, snapshot, weight=len(snapshot.index.entries) + 1)
@@ -281,8 +287,8 @@ class ImageStore:
         data = self._bodies.get(digest)
         if data is None:
             try:
-                data = self._backend.read_blob(repository, digest, MAX_SIZE + 1)
-            except BlobUnknown:
+                data = self._backend.read_blob(repository, parse_digest(digest), MAX_SIZE + 1)
+            except (BlobUnknown, DigestInvalid):
                 raise ManifestUnknown("the manifest's content is missing", name=repository, digest=digest) from None
             if Digest.of(data, digest.algorithm) != digest:
                 log.error("manifest %s of repository %s is damaged on disk", digest, repository)

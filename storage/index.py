@@ -15,12 +15,14 @@ import orjson
 
 from storage.digest import Digest
 from storage.errors import ManifestInvalid
-from storage.manifests import OCI_INDEX, WITH_SUBJECT, Manifest, parse_document
+from storage.manifests import INDEXES, OCI_INDEX, WITH_SUBJECT, Manifest, parse_document
 from storage.names import is_tag
 
 TAG = "org.opencontainers.image.ref.name"
 
 Entry = dict[str, Any]
+
+_END = b"]}"
 
 
 @dataclass(frozen=True)
@@ -29,36 +31,50 @@ class RepositoryIndex:
 
     document: dict[str, Any] = field(default_factory=dict)
     entries: tuple[Entry, ...] = ()
+    others: tuple[object, ...] = ()  #: what stands among the entries and is none: kept, and not served
 
     @classmethod
-    def parse(cls, data: bytes) -> RepositoryIndex:
-        """Read an index.json; raise ManifestInvalid if it is none."""
+    def parse(cls, data: bytes, known: RepositoryIndex | None = None) -> RepositoryIndex:
+        """Read an index.json; raise ManifestInvalid if it is none.
+
+        Where it only says more than `known` did, as after another worker's push, only that is read.
+        """
+        return (known and known.followed_by(data)) or cls._parse(data)
+
+    @classmethod
+    def _parse(cls, data: bytes) -> RepositoryIndex:
         document = parse_document(data)
         entries = document.pop("manifests", None) or []
-        if not isinstance(entries, list) or not all(_is_entry(entry) for entry in entries):
-            raise ManifestInvalid("manifests is not a list of descriptors")
-        return cls(document, tuple(entries))
+        if not isinstance(entries, list):
+            raise ManifestInvalid("manifests is not a list")
+        others = [entry for entry in entries if not _is_entry(entry)]
+        return cls(document, tuple(entry for entry in entries if _is_entry(entry)), tuple(others))
 
-    def serialize(self) -> bytes:
-        """Write the index.json."""
-        document = {"schemaVersion": 2, "mediaType": OCI_INDEX} | self.document | {"manifests": self.entries}
-        return orjson.dumps(document)
+    @cached_property
+    def data(self) -> bytes:
+        """The index.json: its entries stand last."""
+        manifests = (*self.entries, *self.others)
+        return orjson.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX} | self.document | {"manifests": manifests})
 
     @cached_property
     def tags(self) -> dict[str, Entry]:
         """The entry of each tag."""
-        found = ((tag_of(entry), entry) for entry in self.entries)
-        return {tag: entry for tag, entry in found if tag is not None}
-
-    @cached_property
-    def sorted_tags(self) -> list[str]:
-        """All tags in byte-lexical order (they are ASCII)."""
-        return sorted(self.tags)
+        return _by_tag(self.entries)
 
     @cached_property
     def by_digest(self) -> dict[str, Entry]:
         """One entry of each manifest that has any."""
         return {entry["digest"]: entry for entry in self.entries}
+
+    @cached_property
+    def listings(self) -> frozenset[str]:
+        """The digests of the entries that are indexes."""
+        return _indexes_among(self.entries)
+
+    @cached_property
+    def sorted_tags(self) -> list[str]:
+        """All tags in byte-lexical order (they are ASCII)."""
+        return sorted(self.tags)
 
     def put(
         self, entry: Entry, tags: Collection[str], *, keep_untagged: bool, replaced: Collection[str]
@@ -67,24 +83,45 @@ class RepositoryIndex:
 
         `replaced` are the digests whose untagged entries go, because the new manifest lists them.
         """
-        digest = entry["digest"]
-        kept: Iterable[Entry] = self.entries
+        digest, index = entry["digest"], self
         if digest in self.by_digest or replaced or any(tag in self.tags for tag in tags):
-            kept = [old for old in self.entries if not _gives_way(old, digest, tags, replaced)]
-        added: list[Entry] = []
+            index = self._with(old for old in self.entries if not _gives_way(old, digest, tags, replaced))
         if tags:
-            added = [entry | {"annotations": {TAG: tag}} for tag in tags]
-        elif keep_untagged and digest not in self.by_digest:
-            added = [entry]
-        return RepositoryIndex(self.document, (*kept, *added))
+            return index.extended([entry | {"annotations": {TAG: tag}} for tag in tags])
+        return index.extended([entry] if keep_untagged and digest not in self.by_digest else [])
+
+    def extended(self, added: list[Entry]) -> RepositoryIndex:
+        """Append entries. What follows from the old ones is carried over: a push costs no look at each of them."""
+        if not added:
+            return self
+        new = self._with((*self.entries, *added))
+        separator = b"," if self.entries or self.others else b""
+        vars(new).update(
+            data=self.data[: -len(_END)] + separator + orjson.dumps(added)[1:-1] + _END,
+            tags=self.tags | _by_tag(added),
+            by_digest=self.by_digest | {entry["digest"]: entry for entry in added},
+            listings=self.listings | _indexes_among(added),
+        )
+        return new
+
+    def followed_by(self, data: bytes) -> RepositoryIndex | None:
+        """Return what `data` says if it is this index with entries appended, else None."""
+        start = self.data[: -len(_END)]
+        if not self.entries or not data.startswith(start + b",") or not data.endswith(_END):
+            return None
+        try:
+            added = orjson.loads(b"[" + data[len(start) + 1 : -len(_END)] + b"]")
+        except orjson.JSONDecodeError:
+            return None
+        return self.extended(added) if all(_is_entry(entry) for entry in added) else None
 
     def without_tag(self, tag: str) -> RepositoryIndex:
         """Remove a tag; the manifest that had it is not kept by that."""
-        return RepositoryIndex(self.document, tuple(entry for entry in self.entries if tag_of(entry) != tag))
+        return self._with(entry for entry in self.entries if tag_of(entry) != tag)
 
     def without_digest(self, digest: str) -> RepositoryIndex:
         """Remove a manifest and every tag on it."""
-        return RepositoryIndex(self.document, tuple(entry for entry in self.entries if entry["digest"] != digest))
+        return self._with(entry for entry in self.entries if entry["digest"] != digest)
 
     def with_untagged(self, entry: Entry) -> RepositoryIndex:
         """Keep a manifest that may just have lost its last tag."""
@@ -94,7 +131,10 @@ class RepositoryIndex:
         others = {key: value for key, value in untagged.pop("annotations", {}).items() if key != TAG}
         if others:
             untagged["annotations"] = others
-        return RepositoryIndex(self.document, (*self.entries, untagged))
+        return self.extended([untagged])
+
+    def _with(self, entries: Iterable[Entry]) -> RepositoryIndex:
+        return RepositoryIndex(self.document, tuple(entries), self.others)
 
 
 def make_entry(digest: Digest, size: int, manifest: Manifest) -> Entry:
@@ -118,6 +158,14 @@ def tag_of(entry: Entry) -> str | None:
     return name if isinstance(name, str) and is_tag(name) else None
 
 
+def _by_tag(entries: Iterable[Entry]) -> dict[str, Entry]:
+    return {tag: entry for entry in entries if (tag := tag_of(entry)) is not None}
+
+
+def _indexes_among(entries: Iterable[Entry]) -> frozenset[str]:
+    return frozenset(entry["digest"] for entry in entries if entry["mediaType"] in INDEXES)
+
+
 def _gives_way(old: Entry, digest: str, tags: Collection[str], replaced: Collection[str]) -> bool:
     tag = tag_of(old)
     if tag is not None:
@@ -126,4 +174,9 @@ def _gives_way(old: Entry, digest: str, tags: Collection[str], replaced: Collect
 
 
 def _is_entry(entry: object) -> bool:
-    return isinstance(entry, dict) and isinstance(entry.get("digest"), str) and isinstance(entry.get("size"), int)
+    return (
+        isinstance(entry, dict)
+        and isinstance(entry.get("mediaType"), str)
+        and isinstance(entry.get("digest"), str)
+        and isinstance(entry.get("size"), int)
+    )

@@ -5,21 +5,25 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import shutil
+import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TypeAlias
 
 from storage import locks
 from storage.backend import Redirect, Source, Stream, Version
+from storage.cache import Cache
 from storage.digest import ALGORITHMS, Digest, is_digest
 from storage.durable import Durable
 from storage.errors import BlobUnknown, DigestMismatch, IndexChanged, RepositoryUnknown
 from storage.layout import Layout
-from storage.names import RESERVED
+from storage.names import is_component
 from storage.pool import CANNOT_LINK, Pool
 from storage.uploads import Uploads
 
+_LISTINGS = 100_000  #: directory names kept in memory, all together
+_SETTLED = 2_000_000_000  #: nanoseconds after which a time stamp is not given out again
 _COPY = 10 * 1024 * 1024
 _MARKER = b'{"imageLayoutVersion":"1.0.0"}'
 
@@ -62,6 +66,7 @@ class LocalBackend:
         self._layout = Layout(os.path.abspath(root))
         self._durable = durable or Durable(self._layout.root)
         self._pool = Pool(self._layout, self._durable) if dedupe else None
+        self._listings: Cache[str, tuple[_Stamp, list[str]]] = Cache(_LISTINGS)
         self._uploads = Uploads(self._layout, self._durable)
         self._count = count
 
@@ -123,6 +128,13 @@ class LocalBackend:
         self._keep_last_good(repository, data)
         return version
 
+    def sync_index(self, repository: str) -> None:
+        """Sync index.json and its name: who replaced it may have failed before it could."""
+        path = self._layout.index(repository)
+        with io.FileIO(path) as file:
+            self._durable.sync_file(file.fileno())
+        self._durable.sync_directory(os.path.dirname(path))
+
     def _make_layout(self, repository: str) -> None:
         self._durable.make_directory(self._layout.blobs(repository))
         marker = self._layout.marker(repository)
@@ -161,24 +173,32 @@ class LocalBackend:
         `a-b` comes before `a/b` though `a` comes before both, so each directory stands in the order twice: as `a`, for
         itself, and as `a/`, for what is nested in it.
         """
-        steps = [step for name in self._directories(parent) for step in (parent + name, f"{parent}{name}/")]
-        for step in sorted(steps):
+        steps = self._steps(parent)
+        first = max(bisect_right(steps, after) - 1, 0)  # the one before may be the `a/` in which `after` is nested
+        for step in steps[first:]:
             if step.endswith("/"):
                 if step > after or after.startswith(step):
                     yield from self._below(step, after)
             elif step > after and self.index_version(step):
                 yield step
 
-    def _directories(self, parent: str) -> list[str]:
+    def _steps(self, parent: str) -> list[str]:
+        """Return the sorted steps below `parent`, remembered while the directory has not changed.
+
+        A directory that has just changed is not remembered: its next change could bear the same time stamp.
+        """
+        path = self._layout.repository(parent)
         try:
-            with os.scandir(self._layout.repository(parent)) as entries:
-                return [
-                    entry.name
-                    for entry in entries
-                    if not entry.name.startswith(".") and entry.name not in RESERVED and entry.is_dir()
-                ]
+            status = os.stat(path)
         except (FileNotFoundError, NotADirectoryError):
             return []
+        known = self._listings.get(parent)
+        if known and known[0] == _stamp(status):
+            return known[1]
+        steps = sorted(step for name in _directories(path) for step in (parent + name, f"{parent}{name}/"))
+        if time.time_ns() - status.st_mtime_ns > _SETTLED:
+            self._listings.put(parent, (_stamp(status), steps), weight=len(steps) + 1)
+        return steps
 
     # blobs
 
@@ -291,13 +311,21 @@ class LocalBackend:
         size = os.fstat(descriptor).st_size
         target = self._layout.blob(repository, digest)
         if not self._has(target, size) and not self._take_from_pool(digest, target, size):
-            self._durable.sync_file(descriptor)
+            self._sync_or_drop(path, descriptor)
             if self._pool:
                 self._pool.offer(path, digest)
             self._durable.rename(path, target)
             self._count("blobs_stored", 1)
             self._count("bytes_stored", size)
         self._durable.sync_directory(os.path.dirname(target))
+
+    def _sync_or_drop(self, path: str, descriptor: int) -> None:
+        """Sync a file; one that could not be synced goes, since the next attempt would succeed and write nothing."""
+        try:
+            self._durable.sync_file(descriptor)
+        except OSError:
+            _unlink(path)
+            raise
 
     def _has(self, path: str, size: int) -> bool:
         """Tell whether the blob is there; a file of the wrong size is damaged, and gives way."""
@@ -336,7 +364,8 @@ class LocalBackend:
             if error.errno not in CANNOT_LINK:
                 raise
         with io.FileIO(source) as original, self._temporary(repository) as (temporary, descriptor):
-            shutil.copyfileobj(original, io.FileIO(descriptor, "w", closefd=False), _COPY)
+            while chunk := original.read(_COPY):
+                _write_all(descriptor, chunk)
             self._durable.sync_file(descriptor)
             self._durable.rename(temporary, target)
 
@@ -356,6 +385,15 @@ class LocalBackend:
         finally:
             os.close(descriptor)
             _unlink(path)
+
+
+def _directories(path: str) -> list[str]:
+    """Return the names in a directory that repositories, or what they are nested in, can have."""
+    try:
+        with os.scandir(path) as entries:
+            return [entry.name for entry in entries if is_component(entry.name) and entry.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _stamp(status: os.stat_result) -> _Stamp:

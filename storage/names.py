@@ -9,6 +9,7 @@ from storage.errors import NameInvalid, TagInvalid
 
 MAX_NAME = 255  #: longest repository name; also what the longest file name of a file system can hold
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_ONE = re.compile(_COMPONENT)
 _NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 
@@ -33,6 +34,11 @@ def check_name(name: str) -> str:
             f"{min(taken)!r} cannot be part of a repository name: the image layout on disk needs it", name=name
         )
     return name
+
+
+def is_component(text: str) -> bool:
+    """Tell whether `text` can stand between the slashes of a repository name."""
+    return text not in RESERVED and _ONE.fullmatch(text) is not None
 
 
 def is_tag(text: str) -> bool:

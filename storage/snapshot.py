@@ -53,7 +53,7 @@ class Snapshot:
     def _listings(self) -> list[tuple[str, Descriptor]]:
         """Every (index, child) among the reachable manifests."""
         listings: list[tuple[str, Descriptor]] = []
-        todo = [digest for digest, entry in self.index.by_digest.items() if entry.get("mediaType") in INDEXES]
+        todo = list(self.index.listings)
         seen = set(todo)
         while todo:
             parent = todo.pop()
@@ -102,7 +102,8 @@ class Snapshot:
             raise StillReferenced("this is a manifest: delete it as one", digest=digest)
         holders = [holder for holder, manifest in self._manifests() if _holds(manifest, digest)]
         if holders:
-            raise StillReferenced("manifests of this repository need the blob", digest=digest, referencedBy=holders)
+            message = f"manifest {holders[0]} of this repository needs the blob"
+            raise StillReferenced(message, digest=digest, referencedBy=holders)
 
     def _manifests(self) -> Iterator[tuple[str, Manifest]]:
         """Yield every reachable manifest that can be read."""
@@ -127,7 +128,7 @@ class Snapshot:
             replaced={child for child in listed if self._needs_no_entry(index.by_digest.get(child))},
         )
         for old in had.values():
-            if old["digest"] not in listed:
+            if old["digest"] not in listed or not self._needs_no_entry(old):
                 new = self._keep(new, old)
         return self._next(new)
 
@@ -142,7 +143,8 @@ class Snapshot:
         """Remove a manifest and its tags; raise StillReferenced while an index lists it, and ManifestUnknown."""
         if digest in self.parents:
             holders = self.parents[digest]
-            raise StillReferenced("an index of this repository lists the manifest", digest=digest, referencedBy=holders)
+            message = f"index {holders[0]} of this repository lists the manifest"
+            raise StillReferenced(message, digest=digest, referencedBy=holders)
         if digest not in self.index.by_digest:
             raise ManifestUnknown("no such manifest in this repository", reference=digest)
         return self._next(self.index.without_digest(digest))

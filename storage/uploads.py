@@ -105,7 +105,7 @@ class Uploads:
             size = os.fstat(descriptor).st_size
             if not locks.try_exclusive(descriptor):
                 raise UploadOutOfOrder("another request is writing to this upload", size)
-            if os.fstat(descriptor).st_nlink == 0:  # finished or cancelled between open and lock
+            if not _is_named(descriptor, path):  # finished or cancelled between open and lock
                 raise _unknown(session)
             yield Session(path, descriptor, os.fstat(descriptor).st_size)
         finally:
@@ -192,6 +192,14 @@ def _write(descriptor: int, data: bytes, offset: int) -> None:
         written = os.pwrite(descriptor, view, offset)
         offset += written
         view = view[written:]
+
+
+def _is_named(descriptor: int, path: str) -> bool:
+    """Tell whether the open file is still the one at `path`; a session that was committed is a blob by now."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _unknown(session: str) -> UploadUnknown:

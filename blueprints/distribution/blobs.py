@@ -4,14 +4,14 @@ from flask import Blueprint, Response, redirect, request
 from werkzeug.wrappers import Response as AnyResponse
 from werkzeug.wsgi import FileWrapper
 
-from blueprints.context import pierhead, store
 from blueprints.requests import wanted_part
 from blueprints.responses import content_headers, empty, is_known, not_modified
+from registry.context import pierhead, store
 from storage.backend import Redirect
 from storage.digest import Digest
 
 blueprint = Blueprint("blobs", __name__)
-_URL = "/v2/<path:name>/blobs/<digest>"
+_URL = "/v2/<name:name>/blobs/<digest>"
 _COPY = 1024 * 1024  #: bytes that are copied at a time where the kernel cannot send the file itself
 
 

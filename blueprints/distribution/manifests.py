@@ -2,14 +2,14 @@
 
 from flask import Blueprint, Response, request
 
-from blueprints.context import pierhead, store
 from blueprints.requests import Body, content_type, precondition
-from blueprints.responses import content_headers, empty, is_known, location, not_modified
+from blueprints.responses import content_headers, empty, is_known, not_modified
+from registry.context import location, pierhead, store
 from storage.errors import ManifestTooLarge
 from storage.manifests import MAX_SIZE
 
 blueprint = Blueprint("manifests", __name__)
-_URL = "/v2/<path:name>/manifests/<reference>"
+_URL = "/v2/<name:name>/manifests/<reference>"
 
 
 @blueprint.get(_URL)

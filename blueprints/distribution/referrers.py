@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import orjson
 from flask import Blueprint, Response, request
 
-from blueprints.context import store
 from blueprints.responses import json_response, next_page
+from registry.context import store
 from storage.digest import Digest
 from storage.index import Entry
 from storage.manifests import OCI_INDEX
@@ -16,7 +16,7 @@ _PAGE = 4 * 1024 * 1024  #: largest answer, in bytes, that every client can be e
 _ENVELOPE = 256  #: bytes of the answer around its descriptors, at most
 
 
-@blueprint.get("/v2/<path:name>/referrers/<digest>", endpoint="list")
+@blueprint.get("/v2/<name:name>/referrers/<digest>", endpoint="list")
 def list_referrers(name: str, digest: Digest) -> Response:
     """Return the referrers, of one artifact type if one is asked for, a page at a time if they are large."""
     wanted = request.args.get("artifactType") or None

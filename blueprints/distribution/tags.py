@@ -2,14 +2,14 @@
 
 from flask import Blueprint, Response, request
 
-from blueprints.context import store
 from blueprints.requests import page_size
 from blueprints.responses import json_response, next_page
+from registry.context import store
 
 blueprint = Blueprint("tags", __name__)
 
 
-@blueprint.get("/v2/<path:name>/tags/list", endpoint="list")
+@blueprint.get("/v2/<name:name>/tags/list", endpoint="list")
 def list_tags(name: str) -> Response:
     """Return the tags, or `n` of them that follow `last`."""
     limit = page_size()

@@ -2,17 +2,17 @@
 
 from flask import Blueprint, Response, request
 
-from blueprints.context import pierhead, store
 from blueprints.requests import Body, chunk_start
-from blueprints.responses import blob_location, empty, location
+from blueprints.responses import blob_location, empty
+from registry.context import location, pierhead, store
 from storage.digest import CANONICAL, Digest, check_algorithm, parse_digest
 from storage.names import check_name
 
 blueprint = Blueprint("uploads", __name__)
-_URL = "/v2/<path:name>/blobs/uploads/<session>"
+_URL = "/v2/<name:name>/blobs/uploads/<session>"
 
 
-@blueprint.post("/v2/<path:name>/blobs/uploads/")
+@blueprint.post("/v2/<name:name>/blobs/uploads/")
 def start(name: str) -> Response:
     """Mount a blob, store one that comes with this request, or start a session."""
     query = request.args
