@@ -1,0 +1,54 @@
+# Everything a developer does, one target each; "make help" lists them.
+
+PYTHON ?= python3
+CONFIG ?=
+JOBS ?= 4
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+NEED_PYTHON := Python 3.11 or later is needed, as "$(PYTHON)". On Debian or Ubuntu: sudo apt-get install python3 python3-venv
+NEED_VENV := The venv module of "$(PYTHON)" is incomplete. On Debian or Ubuntu: sudo apt-get install python3-venv
+NEED_NETWORK := The packages could not be installed; pip says why above. Once that is mended, run make again.
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(VENV)/installed ## serve on 127.0.0.1:5000 with the data in ./data, or as CONFIG=file says
+	@exec $(BIN)/pierhead serve $(CONFIG)
+
+test: $(VENV)/installed-dev ## set up and run every test; ARGS="-k manifests" runs some, JOBS=1 one at a time
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then sh tests/clients/install.sh; fi
+	@$(BIN)/pytest -n $(JOBS) $(ARGS)
+
+lint: $(VENV)/installed-dev ## check style, format and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(VENV)/installed-dev ## compare the speed with docker-registry's; ARGS="--quick" only shows that it works
+	@$(BIN)/python -m bench $(ARGS)
+
+clean: ## remove what the other targets made, except the data
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -prune -exec rm -rf {} +
+
+# A virtual environment that works is kept; one whose Python is gone, or that has no pip, is made anew.
+$(VENV)/python: setup.cfg setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo '$(NEED_PYTHON)' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo '$(NEED_VENV)' >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo 'Creating $(VENV)'; $(PYTHON) -m venv --clear $(VENV); }
+	@touch $@
+
+$(VENV)/installed: $(VENV)/python
+	@echo 'Installing Pierhead'
+	@$(BIN)/python -m pip install --quiet --use-pep517 --editable . || { echo '$(NEED_NETWORK)' >&2; exit 1; }
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/python
+	@echo 'Installing Pierhead and the tools of its developers'
+	@$(BIN)/python -m pip install --quiet --use-pep517 --editable '.[dev]' || { echo '$(NEED_NETWORK)' >&2; exit 1; }
+	@touch $(VENV)/installed $@
