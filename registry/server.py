@@ -21,6 +21,7 @@ from gunicorn import glogging
 from gunicorn.app.base import BaseApplication
 
 from registry import create_app
+from registry.balance import Balance
 from registry.config import LOG_LEVELS, Config, HTTPConfig, LogConfig
 
 # A worker is killed when its main loop gives no sign for so long; its threads may take as long as they need.
@@ -51,12 +52,14 @@ class Server(BaseApplication):
         self.config = config
         self.app = app
         self.bind = bind
+        self.balance = Balance()
         super().__init__()
 
     def load_config(self) -> None:
         """Give gunicorn its settings."""
         for name, value in _settings(self.config, self.bind).items():
             self.cfg.set(name, value)
+        self.cfg.set("child_exit", lambda _arbiter, worker: self.balance.leave(worker.age))
 
     def load(self) -> Flask:
         """Give the application."""

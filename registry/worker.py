@@ -33,6 +33,8 @@ _STOP_POLL_SECONDS = 0.1
 _SWEEP_SECONDS = 0.25
 _ACCEPT_PAUSE_SECONDS = 0.5
 _SHOWN_CHARACTERS = 200
+# How long a worker that has more connections than another lets it accept the next one.
+_POLITE_SECONDS = 0.0005
 
 _CLIENT_GONE = (ConnectionError, TimeoutError, EOFError, StopIteration, errors.NoMoreData)
 
@@ -95,6 +97,7 @@ class Worker(ThreadWorker):
         server = self.app.config.server
         self.stall_timeout: float = server.stall_timeout
         self.keepalive: float = server.keepalive
+        self.balance = self.app.balance
         self.waiting: set[Connection] = set()
         self.next_sweep = 0.0
         self.accept_after = 0.0
@@ -103,6 +106,11 @@ class Worker(ThreadWorker):
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
         """Find nothing wrong: here connections that wait need no thread, so there may be fewer of them."""
+
+    def init_process(self) -> None:
+        """Begin to count among the workers, in the worker's own process."""
+        self.balance.set(self.age, 0)
+        super().init_process()
 
     def get_thread_pool(self) -> Threads:
         """Give the pool of threads."""
@@ -116,6 +124,8 @@ class Worker(ThreadWorker):
 
     def accept(self, listener: socket.socket) -> None:
         """Accept a connection; when there is no descriptor left for it, let clients queue for a moment."""
+        if self.balance.is_ahead(self.age):
+            time.sleep(_POLITE_SECONDS)
         try:
             sock, client = listener.accept()
         except OSError as error:
@@ -123,7 +133,7 @@ class Worker(ThreadWorker):
                 self._pause_accepting(error)
             return
         self.accept_failing = False
-        self.nr_conns += 1
+        self._count_connections(1)
         self.await_head(Connection(self.cfg, Stream.adopt(sock, self.stall_timeout), client, listener.getsockname()))
 
     def _pause_accepting(self, error: OSError) -> None:
@@ -166,7 +176,11 @@ class Worker(ThreadWorker):
     def forget(self, conn: Connection) -> None:
         """Close a connection and count it out."""
         conn.close()
-        self.nr_conns -= 1
+        self._count_connections(-1)
+
+    def _count_connections(self, change: int) -> None:
+        self.nr_conns += change
+        self.balance.set(self.age, self.nr_conns)
 
     def murder_keepalived(self, force: bool = False) -> None:
         """Close the connections that waited for too long, or all that wait."""
