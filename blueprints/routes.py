@@ -35,7 +35,7 @@ def _check_values(_endpoint: str | None, values: dict[str, Any] | None) -> None:
 
 
 def _finish(response: Response) -> Response:
-    if request.path.startswith("/v2"):
+    if request.path.startswith(("/v2", "/oras/")):
         response.headers["Docker-Distribution-API-Version"] = "registry/2.0"
     metrics = pierhead().metrics
     metrics.add("requests")

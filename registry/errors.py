@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from flask import Flask, Response, request
+from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
 from registry.context import location
@@ -52,6 +52,13 @@ def _upload_state(error: StorageError) -> Mapping[str, str]:
     }
 
 
+def _allowed_instead(_error: StorageError) -> Mapping[str, str]:
+    """List the methods that a URL has beside the one that is refused (RFC 9110, section 15.5.6)."""
+    adapter = current_app.create_url_adapter(request)
+    methods = set(adapter.allowed_methods()) if adapter else set()
+    return {"Allow": ", ".join(sorted(methods - {request.method}))}
+
+
 RULES: dict[type[StorageError], Rule] = {
     store.NameInvalid: Rule("NAME_INVALID", 400),
     store.DigestInvalid: Rule("DIGEST_INVALID", 400),
@@ -63,12 +70,18 @@ RULES: dict[type[StorageError], Rule] = {
     store.ManifestTooLarge: Rule("MANIFEST_INVALID", 413),
     store.ReferencesUnknown: Rule("MANIFEST_BLOB_UNKNOWN", 400),
     store.PreconditionFailed: Rule("MANIFEST_INVALID", 412),
-    store.StillReferenced: Rule("DENIED", 405, lambda _: {"Allow": "GET, HEAD"}),
+    store.StillReferenced: Rule("DENIED", 405, _allowed_instead),
     store.BlobUnknown: Rule("BLOB_UNKNOWN", 404),
     store.UploadUnknown: Rule("BLOB_UPLOAD_UNKNOWN", 404),
     store.UploadOutOfOrder: Rule("BLOB_UPLOAD_INVALID", 416, _upload_state),
     store.IndexChanged: Rule("UNSUPPORTED", 503, lambda _: {"Retry-After": "1"}),
     store.IndexDamaged: Rule("UNSUPPORTED", 503),
+}
+
+#: What is wrong with a request that belongs to no operation: status -> message.
+_HTTP_MESSAGES = {
+    404: "no operation of the API has this path: /swagger/v2/ describes those that there are",
+    405: "this path does not have this method: Allow lists those that it has",
 }
 
 #: What the operating system refuses: errno -> (code, status, message, headers).
@@ -112,8 +125,9 @@ def _on_http_error(error: HTTPException) -> Response:
     """Answer what Flask itself refuses, such as an unknown route or a method that it does not have."""
     status = error.code or 500
     headers = {key: value for key, value in error.get_headers() if key in ("Allow", "Location", "Retry-After")}
+    message = _HTTP_MESSAGES.get(status) or error.description or error.name
     detail = {"method": request.method, "path": request.path}
-    return _respond(status, error_body("UNSUPPORTED", error.description or error.name, detail), headers)
+    return _respond(status, error_body("UNSUPPORTED", message, detail), headers)
 
 
 def _on_system_error(error: OSError) -> Response:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -151,7 +152,8 @@ class Server:
             return
         workers = self.worker_pids()
         # The whole group, which `_launch` made, at once: a master left alive would replace its workers.
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it may have ended by itself, at its start
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         self._process = None
         _wait_gone(workers)
