@@ -39,4 +39,5 @@ class TrustedProxies:
             address = ipaddress.ip_address(peer)
         except ValueError:  # a unix socket has no address
             return False
+        address = getattr(address, "ipv4_mapped", None) or address  # as a socket for both families has it
         return any(address in network for network in self._networks)

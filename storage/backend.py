@@ -125,4 +125,4 @@ class Backend(Protocol):
         """
 
     def abort_upload(self, repository: str, session: str) -> None:
-        """End a session and drop its bytes; raise UploadUnknown."""
+        """End a session and drop its bytes; raise UploadUnknown, or UploadOutOfOrder while it is written to."""

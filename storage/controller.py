@@ -8,7 +8,7 @@ from itertools import islice
 
 from storage.backend import Redirect
 from storage.digest import Digest
-from storage.errors import BlobUnknown
+from storage.errors import BlobUnknown, DigestMismatch
 from storage.image_store import ImageStore
 
 
@@ -60,6 +60,8 @@ class StoreController:
             return False
         try:
             store.push_blob(repository, digest, stream)
+        except DigestMismatch:  # the source is damaged
+            return False
         finally:
             stream.close()
         return True

@@ -65,8 +65,8 @@ class ImageStore:
         self._backend = backend
         self._sparse_indexes = sparse_indexes
         self._snapshots: Cache[str, Snapshot] = Cache(_INDEXES)
-        self._manifests: Cache[str, Manifest] = Cache(_FACTS)
-        self._bodies: Cache[str, bytes] = Cache(_BODIES)
+        self._manifests: Cache[tuple[str, str, str], Manifest] = Cache(_FACTS)
+        self._bodies: Cache[tuple[str, str], bytes] = Cache(_BODIES)
         self._folding: Folding[Snapshot] = Folding(self._transact)
 
     @property
@@ -114,6 +114,8 @@ class ImageStore:
 
         def put(state: Snapshot) -> Snapshot:
             check(state)
+            if not self._has_blob(repository, digest):  # nobody needed it yet, so somebody could delete it
+                self._backend.put_blob(repository, digest, data)
             return state.with_manifest(make_entry(digest, len(data), manifest), manifest, names)
 
         check(self._state(repository))  # refuses, without writing anything, what cannot be stored
@@ -219,7 +221,7 @@ class ImageStore:
             raise
 
     def cancel_upload(self, repository: str, session: str) -> None:
-        """End a session and drop its bytes; raise UploadUnknown."""
+        """End a session and drop its bytes; raise UploadUnknown, or UploadOutOfOrder while it is written to."""
         self._backend.abort_upload(repository, session)
 
     # how a repository's index is read and changed
@@ -278,13 +280,13 @@ class ImageStore:
 
     def _find(self, repository: str, snapshot: Snapshot, reference: str) -> Entry:
         entry = snapshot.resolve(parse_digest(reference)) if ":" in reference else snapshot.index.tags.get(reference)
-        if entry is None:
+        if entry is None or entry["mediaType"] not in MANIFESTS:
             raise ManifestUnknown("no such manifest in this repository", name=repository, reference=reference)
         return entry
 
     def _read_manifest(self, repository: str, digest: Digest) -> bytes:
         """Return a manifest's bytes, which are checked against the digest when they come from the disk."""
-        data = self._bodies.get(digest)
+        data = self._bodies.get((repository, digest))
         if data is None:
             try:
                 data = self._backend.read_blob(repository, parse_digest(digest), MAX_SIZE + 1)
@@ -293,25 +295,26 @@ class ImageStore:
             if Digest.of(data, digest.algorithm) != digest:
                 log.error("manifest %s of repository %s is damaged on disk", digest, repository)
                 raise ManifestUnknown("the manifest's content is damaged", name=repository, digest=digest)
-            self._bodies.put(digest, data, weight=len(data))
+            self._bodies.put((repository, digest), data, weight=len(data))
         return data
 
-    def _facts(self, repository: str, digest: str) -> Manifest | None:
-        """Return what a manifest says, or None where it cannot be read."""
-        manifest = self._manifests.get(digest)
+    def _facts(self, repository: str, digest: str, media_type: str) -> Manifest | None:
+        """Return what a manifest of this type says, or None where it cannot be read."""
+        key = (repository, digest, media_type)
+        manifest = self._manifests.get(key)
         if manifest is None:
             try:
                 data = self._backend.read_blob(repository, parse_digest(digest), MAX_SIZE + 1)
-                manifest = parse_manifest(data)
+                manifest = parse_manifest(data, media_type)
             except (BlobUnknown, DigestInvalid, ManifestInvalid, ManifestTooLarge):
                 return None
-            self._manifests.put(digest, manifest, weight=1 + len(manifest.blobs) + len(manifest.children))
+            self._manifests.put(key, manifest, weight=1 + len(manifest.blobs) + len(manifest.children))
         return manifest
 
     def _describe(self, repository: str, entry: Entry) -> Entry:
         """Describe a referrer as the distribution spec's "Listing Referrers" has it."""
         described = {key: entry[key] for key in ("mediaType", "digest", "size")}
-        manifest = self._facts(repository, entry["digest"])
+        manifest = self._facts(repository, entry["digest"], entry["mediaType"])
         artifact_type = manifest.artifact_type if manifest else entry.get("artifactType")
         if artifact_type:
             described["artifactType"] = artifact_type
@@ -321,7 +324,7 @@ class ImageStore:
 
     def _check_references(self, repository: str, state: Snapshot, manifest: Manifest) -> None:
         """Raise ReferencesUnknown with all that the manifest needs and the repository does not have."""
-        missing = [blob.digest for blob in manifest.required_blobs if not self._has_blob(repository, blob)]
+        missing = [blob.digest for blob in manifest.required_blobs if not self._has_blob(repository, blob.digest)]
         if not self._sparse_indexes:
             missing += [child.digest for child in manifest.children if not self._has_child(repository, state, child)]
         if missing:
@@ -329,13 +332,13 @@ class ImageStore:
 
     def _has_child(self, repository: str, state: Snapshot, child: Descriptor) -> bool:
         """Tell whether an index's child is there: as a manifest, unless its type says that it is something else."""
-        if not self._has_blob(repository, child):
+        if not self._has_blob(repository, child.digest):
             return False
         return child.media_type not in MANIFESTS or state.resolve(child.digest) is not None
 
-    def _has_blob(self, repository: str, descriptor: Descriptor) -> bool:
+    def _has_blob(self, repository: str, digest: str) -> bool:
         try:
-            self._backend.blob_size(repository, parse_digest(descriptor.digest))
+            self._backend.blob_size(repository, parse_digest(digest))
         except (BlobUnknown, DigestInvalid):
             return False
         return True

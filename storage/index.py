@@ -44,7 +44,8 @@ class RepositoryIndex:
     @classmethod
     def _parse(cls, data: bytes) -> RepositoryIndex:
         document = parse_document(data)
-        entries = document.pop("manifests", None) or []
+        entries = document.pop("manifests", None)
+        entries = [] if entries is None else entries
         if not isinstance(entries, list):
             raise ManifestInvalid("manifests is not a list")
         others = [entry for entry in entries if not _is_entry(entry)]
@@ -113,7 +114,7 @@ class RepositoryIndex:
             added = orjson.loads(b"[" + data[len(start) + 1 : -len(_END)] + b"]")
         except orjson.JSONDecodeError:
             return None
-        return self.extended(added) if all(_is_entry(entry) for entry in added) else None
+        return self.extended(added) if added and all(_is_entry(entry) for entry in added) else None
 
     def without_tag(self, tag: str) -> RepositoryIndex:
         """Remove a tag; the manifest that had it is not kept by that."""

@@ -65,7 +65,8 @@ class LocalBackend:
     ) -> None:
         self._layout = Layout(os.path.abspath(root))
         self._durable = durable or Durable(self._layout.root)
-        self._pool = Pool(self._layout, self._durable) if dedupe else None
+        self._pool = Pool(self._layout, self._durable)
+        self._dedupe = dedupe
         self._listings: Cache[str, tuple[_Stamp, list[str]]] = Cache(_LISTINGS)
         self._uploads = Uploads(self._layout, self._durable)
         self._count = count
@@ -102,8 +103,6 @@ class LocalBackend:
                 checksum, _, data = file.readall().partition(b"\n")
         except FileNotFoundError:
             return None
-        checksum, _, size = checksum.partition(b" ")
-        data = data[: int(size)] if size.isdigit() else b""
         return data if hashlib.sha256(data).hexdigest().encode() == checksum else None
 
     def swap_index(self, repository: str, data: bytes, expected: Version | None) -> Version:
@@ -147,7 +146,7 @@ class LocalBackend:
     def _keep_last_good(self, repository: str, data: bytes) -> None:
         """Copy the index aside, with a checksum in place of durability: it is only for when index.json is damaged."""
         path = self._layout.last_good_index(repository)
-        header = f"{hashlib.sha256(data).hexdigest()} {len(data)}\n".encode()
+        header = hashlib.sha256(data).hexdigest().encode() + b"\n"
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
         with suppress(OSError):
             os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -225,6 +224,9 @@ class LocalBackend:
         """Write a small blob beside the others, then give it its name."""
         target = self._layout.blob(repository, digest)
         self._durable.make_directory(os.path.dirname(target))
+        if self._has(target, len(data)):  # who put it there may not have synced its name yet
+            self._durable.sync_directory(os.path.dirname(target))
+            return
         with self._temporary(repository) as (temporary, descriptor):
             _write_all(descriptor, data)
             self._adopt(repository, digest, temporary, descriptor)
@@ -234,14 +236,16 @@ class LocalBackend:
         size = self.blob_size(source, digest)
         path = self._layout.blob(target, digest)
         self._durable.make_directory(os.path.dirname(path))
-        if not self._has(path, size):
+        if not os.path.exists(path):
             self._share(self._layout.blob(source, digest), target, digest)
+        elif os.stat(path).st_size != size:  # one of the two is damaged, and a push will tell which
+            raise _blob_unknown(digest)
         self._durable.sync_directory(os.path.dirname(path))
         self._count("blobs_mounted", 1)
 
     def find_blob(self, target: str, digest: Digest) -> bool:
         """Take the blob from the pool, where it is if any repository of this store has it."""
-        if self._pool is None or not self._pool.has(digest):
+        if not self._dedupe or not self._pool.has(digest):
             return False
         path = self._layout.blob(target, digest)
         self._durable.make_directory(os.path.dirname(path))
@@ -267,8 +271,7 @@ class LocalBackend:
         size = self.blob_size(repository, digest)
         os.unlink(path)
         self._durable.sync_directory(os.path.dirname(path))
-        if self._pool:
-            self._pool.release(digest)
+        self._pool.release(digest)
         self._count("blobs_deleted", 1)
         self._count("bytes_deleted", size)
 
@@ -312,11 +315,11 @@ class LocalBackend:
         target = self._layout.blob(repository, digest)
         if not self._has(target, size) and not self._take_from_pool(digest, target, size):
             self._sync_or_drop(path, descriptor)
-            if self._pool:
-                self._pool.offer(path, digest)
-            self._durable.rename(path, target)
-            self._count("blobs_stored", 1)
-            self._count("bytes_stored", size)
+            late = self._dedupe and self._pool.offer(path, digest)
+            if not late or not self._take_from_pool(digest, target, size):
+                self._durable.rename(path, target)
+                self._count("blobs_stored", 1)
+                self._count("bytes_stored", size)
         self._durable.sync_directory(os.path.dirname(target))
 
     def _sync_or_drop(self, path: str, descriptor: int) -> None:
@@ -338,7 +341,7 @@ class LocalBackend:
         return whole
 
     def _take_from_pool(self, digest: Digest, target: str, size: int) -> bool:
-        if self._pool is None:
+        if not self._dedupe:
             return False
         try:
             taken = self._pool.take(digest, target, size)
@@ -353,7 +356,7 @@ class LocalBackend:
         """Link a blob's file into a repository; copy it where that cannot be or is not wanted."""
         target = self._layout.blob(repository, digest)
         try:
-            if self._pool:
+            if self._dedupe:
                 self._durable.link(source, target)
                 return
         except FileExistsError:  # another request has just put it there

@@ -87,8 +87,8 @@ def parse_manifest(data: bytes, content_type: str | None = None) -> Manifest:
     if len(data) > MAX_SIZE:
         raise ManifestTooLarge(f"a manifest has at most {MAX_SIZE} bytes", size=len(data), limit=MAX_SIZE)
     document = parse_document(data)
-    media_type = _media_type(document, content_type)
-    if document.get("schemaVersion") == 1 or media_type in _SCHEMA_1:
+    media_type = None if document.get("schemaVersion") == 1 else _media_type(document, content_type)
+    if media_type is None or media_type in _SCHEMA_1:
         raise ManifestInvalid("Docker schema 1 manifests are not supported: push Docker schema 2 or OCI")
     if media_type not in MANIFESTS:
         raise ManifestInvalid(
@@ -135,7 +135,7 @@ def _guess(document: dict[str, Any]) -> str | None:
 
 
 def _read(document: dict[str, Any], media_type: str) -> Manifest:
-    if media_type not in ARTIFACTS and (document.get("schemaVersion") != 2 or document["schemaVersion"] is True):  # noqa: PLR2004
+    if media_type not in ARTIFACTS and document.get("schemaVersion") != 2:  # noqa: PLR2004
         raise ManifestInvalid("schemaVersion must be 2", path="schemaVersion")
     blobs: list[Descriptor] = []
     children: list[Descriptor] = []

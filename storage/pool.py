@@ -28,34 +28,38 @@ class Pool:
     def take(self, digest: Digest, target: str, size: int | None = None) -> bool:
         """Link the pool's copy to `target`, if there is one (of that size); tell whether it is there now.
 
+        A copy of another size, or one that has all the links it can have, goes, so that the next can take its place.
         Raises FileExistsError where the target is taken.
         """
         source = self._layout.pooled(digest)
         try:
             if size is not None and os.stat(source).st_size != size:
+                os.unlink(source)
                 return False
             self._durable.link(source, target)
         except FileNotFoundError:
             return False
         except OSError as error:
-            if error.errno in CANNOT_LINK:
-                return False
-            raise
+            if error.errno not in CANNOT_LINK:
+                raise
+            if error.errno == errno.EMLINK:
+                with suppress(FileNotFoundError):
+                    os.unlink(source)
+            return False
         return True
 
-    def offer(self, path: str, digest: Digest) -> None:
-        """Let a file that is complete and synced be the pool's copy, in place of one that could not be taken."""
+    def offer(self, path: str, digest: Digest) -> bool:
+        """Let a file that is complete and synced be the pool's copy; tell whether it was too late for that."""
         target = self._layout.pooled(digest)
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        with suppress(FileNotFoundError):
-            os.unlink(target)
         try:
             self._durable.link(path, target)
         except FileExistsError:  # another worker offered its own at the same time
-            return
+            return True
         except OSError as error:
             if error.errno not in CANNOT_LINK:
                 raise
+        return False
 
     def release(self, digest: Digest) -> None:
         """Drop the pool's link if it is the last one; who links it meanwhile keeps the content."""

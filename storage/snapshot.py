@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import TypeAlias
 
 from storage.backend import Version
 from storage.digest import Digest
 from storage.errors import IndexDamaged, ManifestUnknown, StillReferenced
 from storage.index import Entry, RepositoryIndex
-from storage.manifests import INDEXES, WITH_SUBJECT, Descriptor, Manifest
+from storage.manifests import INDEXES, MANIFESTS, WITH_SUBJECT, Descriptor, Manifest
+
+Facts: TypeAlias = Callable[[str, str], Manifest | None]
 
 
 class Snapshot:
-    """A repository at one moment. `facts` reads a manifest by its digest, or returns None where it cannot.
+    """A repository at one moment.
+
+    `facts` reads a manifest by its digest and media type, or returns None where it cannot.
 
     `damage` says why the index on disk could not be used, if this is the last good one instead.
     """
@@ -22,7 +27,7 @@ class Snapshot:
         self,
         version: Version | None,
         index: RepositoryIndex,
-        facts: Callable[[str], Manifest | None],
+        facts: Facts,
         damage: IndexDamaged | None = None,
     ) -> None:
         self.version = version
@@ -38,31 +43,31 @@ class Snapshot:
 
     @cached_property
     def children(self) -> dict[str, Entry]:
-        """What the reachable indexes list, by digest."""
-        return {child.digest: child.to_json() for _, child in self._listings}
+        """The manifests that the reachable indexes list, by digest."""
+        return {child.digest: child.to_json() for child in self._listings.values()}
 
     @cached_property
     def parents(self) -> dict[str, list[str]]:
         """The digests of the indexes that list a manifest, by its digest."""
         parents: dict[str, list[str]] = {}
         for parent, child in self._listings:
-            parents.setdefault(child.digest, []).append(parent)
+            parents.setdefault(child, []).append(parent)
         return parents
 
     @cached_property
-    def _listings(self) -> list[tuple[str, Descriptor]]:
-        """Every (index, child) among the reachable manifests."""
-        listings: list[tuple[str, Descriptor]] = []
-        todo = list(self.index.listings)
+    def _listings(self) -> dict[tuple[str, str], Descriptor]:
+        """What the reachable indexes list, by the index's digest and the manifest's."""
+        listings: dict[tuple[str, str], Descriptor] = {}
+        todo = [(digest, self.index.by_digest[digest]["mediaType"]) for digest in self.index.listings]
         seen = set(todo)
         while todo:
             parent = todo.pop()
-            manifest = self._facts(parent)
-            for child in manifest.children if manifest else ():
-                listings.append((parent, child))
-                if child.media_type in INDEXES and child.digest not in seen:
-                    seen.add(child.digest)
-                    todo.append(child.digest)
+            for child in _listed(self._facts(*parent)):
+                listings[parent[0], child.digest] = child
+                index = (child.digest, child.media_type)
+                if child.media_type in INDEXES and index not in seen:
+                    seen.add(index)
+                    todo.append(index)
         return listings
 
     def referrers_of(self, subject: Digest) -> dict[str, Entry]:
@@ -82,8 +87,8 @@ class Snapshot:
     def _tagged_referrers(self, subject: Digest) -> dict[str, Entry]:
         """Read what clients listed under the tag of the "Referrers Tag Schema" (distribution spec)."""
         entry = self.index.tags.get(f"{subject.algorithm[:32]}-{subject.encoded[:64]}")
-        listing = self._facts(entry["digest"]) if entry else None
-        entries = [child.to_json() for child in listing.children] if listing else []
+        listing = self._facts(entry["digest"], entry["mediaType"]) if entry else None
+        entries = [child.to_json() for child in _listed(listing)]
         return {entry["digest"]: entry for entry in entries if self._subject(entry) == subject}
 
     def _subject(self, entry: Entry) -> str | None:
@@ -93,7 +98,7 @@ class Snapshot:
             return subject.get("digest") if isinstance(subject, dict) else None
         if entry.get("mediaType") not in WITH_SUBJECT:
             return None
-        manifest = self._facts(entry["digest"])
+        manifest = self._facts(entry["digest"], entry["mediaType"])
         return manifest.subject.digest if manifest and manifest.subject else None
 
     def check_unreferenced(self, digest: Digest) -> None:
@@ -107,8 +112,8 @@ class Snapshot:
 
     def _manifests(self) -> Iterator[tuple[str, Manifest]]:
         """Yield every reachable manifest that can be read."""
-        for digest in self.index.by_digest | self.children:
-            manifest = self._facts(digest)
+        for digest, entry in (self.children | self.index.by_digest).items():
+            manifest = self._facts(digest, entry["mediaType"])
             if manifest:
                 yield digest, manifest
 
@@ -120,17 +125,21 @@ class Snapshot:
         had = {tag: index.tags[tag] for tag in tags if tag in index.tags}
         if len(had) == len(tags) and all(old["digest"] == digest for old in had.values()) and digest in index.by_digest:
             return self
-        listed = {child.digest for child in manifest.children}
+        listed = {child.digest: child.media_type for child in _listed(manifest)}
         new = index.put(
             entry,
             tags,
-            keep_untagged=manifest.subject is not None or digest not in self.parents,
-            replaced={child for child in listed if self._needs_no_entry(index.by_digest.get(child))},
+            keep_untagged=not tags and (manifest.subject is not None or digest not in self.parents),
+            replaced={child for child in listed if self._needs_no_entry(index.by_digest.get(child), listed)},
         )
         for old in had.values():
-            if old["digest"] not in listed or not self._needs_no_entry(old):
+            if not self._needs_no_entry(old, listed):
                 new = self._keep(new, old)
-        return self._next(new)
+        following = self._next(new)
+        if "_listings" in vars(self):  # nothing that was reachable ceases to be
+            added = {(digest, child.digest): child for child in _listed(manifest)}
+            vars(following)["_listings"] = self._listings | added if added else self._listings
+        return following
 
     def without_tag(self, tag: str) -> Snapshot:
         """Remove a tag; its manifest stays. Raises ManifestUnknown."""
@@ -151,17 +160,26 @@ class Snapshot:
 
     def _keep(self, index: RepositoryIndex, entry: Entry) -> RepositoryIndex:
         """Keep a manifest that has just lost a tag, unless an index that lists it does."""
-        if entry["digest"] in self.parents and self._needs_no_entry(entry):
+        child = self.children.get(entry["digest"])
+        if child and self._needs_no_entry(entry, {child["digest"]: child["mediaType"]}):
             return index
         return index.with_untagged(entry)
 
-    def _needs_no_entry(self, entry: Entry | None) -> bool:
-        """Tell whether a listed manifest can do without an entry: referrers cannot, they are found by theirs."""
-        return entry is not None and self._subject(entry) is None
+    def _needs_no_entry(self, entry: Entry | None, listed: Mapping[str, str]) -> bool:
+        """Tell whether being listed, as of the media types in `listed`, is enough to keep a manifest.
+
+        It is not for a referrer, which is found by its entry, nor where an index lists it as something else.
+        """
+        return entry is not None and listed.get(entry["digest"]) == entry["mediaType"] and self._subject(entry) is None
 
     def _next(self, index: RepositoryIndex) -> Snapshot:
         return Snapshot(self.version, index, self._facts)
 
 
+def _listed(manifest: Manifest | None) -> Iterator[Descriptor]:
+    """Yield the children that are manifests: an index may list other things, which are just blobs."""
+    return (child for child in (manifest.children if manifest else ()) if child.media_type in MANIFESTS)
+
+
 def _holds(manifest: Manifest, digest: Digest) -> bool:
-    return any(blob.digest == digest for blob in manifest.blobs)
+    return any(blob.digest == digest for blob in (*manifest.blobs, *manifest.children))

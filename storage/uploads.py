@@ -126,11 +126,9 @@ class Uploads:
         return Digest(f"{algorithm}:{state.hasher.hexdigest()}")
 
     def abort(self, repository: str, session: str) -> None:
-        """Drop a session and its bytes; raise UploadUnknown."""
-        try:
-            os.unlink(self._path(repository, session))
-        except FileNotFoundError:
-            raise _unknown(session) from None
+        """Drop a session and its bytes; raise UploadUnknown, or UploadOutOfOrder if another request writes."""
+        with self.open(repository, session) as upload:
+            os.unlink(upload.path)
         self.forget(repository, session)
 
     def forget(self, repository: str, session: str) -> None:
@@ -163,7 +161,8 @@ class Uploads:
     def _note_digest(self, repository: str, session: str, state: _Hash) -> None:
         digest = f"{state.algorithm}:{state.hasher.hexdigest()}"
         note = {"algorithm": state.algorithm, "digest": digest, "size": state.size, "boot": _boot()}
-        self._note(repository, session, note)
+        with suppress(OSError):  # without it the final request hashes once more
+            self._note(repository, session, note)
 
     def _note(self, repository: str, session: str, note: dict[str, Any]) -> None:
         Path(self._layout.upload_note(repository, session)).write_bytes(orjson.dumps(note))

@@ -1,0 +1,295 @@
+"""Every kind of write: each prepares a registry and returns the write itself, which can be repeated."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.durability.inprocess import Client, Registry
+from tests.durability.ledger import BLOB, MANIFEST, TAG
+from tests.support.oci import OCI_CONFIG, REF_NAME, digest_of, expect_status, image, index, random_bytes
+
+Write = Callable[[], object]
+Operation = Callable[[Registry], Write]
+
+_DATA = random_bytes(3000)
+
+
+def session(registry: Registry) -> Write:
+    client = registry.client("new/team/app")
+    return lambda: client.push_blob(_DATA)
+
+
+def monolithic(registry: Registry) -> Write:
+    client = registry.client("app")
+
+    def write() -> None:
+        answer = client.post("blobs/uploads/", params={"digest": digest_of(_DATA)}, data=_DATA)
+        client.acknowledge_blob(answer, _DATA)
+
+    return write
+
+
+def streamed(registry: Registry) -> Write:
+    client = registry.client("app")
+
+    def write() -> None:
+        location = client.start_upload()
+        expect_status(client.patch(location, data=_parts()), 202)
+        client.acknowledge_blob(client.finish_upload(location, digest_of(_DATA)), _DATA)
+
+    return write
+
+
+def chunked_over_two_processes(registry: Registry) -> Write:
+    clients = [registry.client("app"), registry.client("app", registry.process())]
+
+    def write() -> None:
+        location = clients[0].start_upload()
+        for number, part in enumerate(_parts()):
+            headers = {"Content-Range": f"{number * 1000}-{number * 1000 + len(part) - 1}"}
+            expect_status(clients[number % 2].patch(location, data=part, headers=headers), 202)
+        clients[1].acknowledge_blob(clients[1].finish_upload(location, digest_of(_DATA)), _DATA)
+
+    return write
+
+
+def sha512(registry: Registry) -> Write:
+    client = registry.client("app")
+
+    def write() -> None:
+        location = client.start_upload(**{"digest-algorithm": "sha512"})
+        client.acknowledge_blob(client.finish_upload(location, digest_of(_DATA, "sha512"), data=_DATA), _DATA)
+
+    return write
+
+
+def blob_already_there(registry: Registry) -> Write:
+    client = registry.client("app")
+    client.push_blob(_DATA)
+    return lambda: client.push_blob(_DATA)
+
+
+def blob_from_the_pool(registry: Registry) -> Write:
+    registry.client("one").push_blob(_DATA)
+    client = registry.client("two")
+    return lambda: client.push_blob(_DATA)
+
+
+def mount_from(registry: Registry) -> Write:
+    registry.client("one").push_blob(_DATA)
+    return _mount(registry.client("two"), source="one")
+
+
+def mount_already_there(registry: Registry) -> Write:
+    registry.client("one").push_blob(_DATA)
+    registry.client("two").push_blob(_DATA)
+    return _mount(registry.client("two"), source="one")
+
+
+def mount_from_anywhere(registry: Registry) -> Write:
+    registry.client("one").push_blob(_DATA)
+    return _mount(registry.client("two"))
+
+
+def _mount(client: Client, **source: str) -> Write:
+    query = {"mount": digest_of(_DATA), **({"from": source["source"]} if source else {})}
+
+    def write() -> None:
+        answer = client.post("blobs/uploads/", params=query)
+        if answer.status_code == 202:  # there is no pool to take it from
+            answer = client.finish_upload(answer.headers["Location"], digest_of(_DATA), data=_DATA)
+        client.acknowledge_blob(answer, _DATA)
+
+    return write
+
+
+def first_manifest(registry: Registry) -> Write:
+    client = registry.client("new/team/app")
+    manifest = client.build_image()
+    return lambda: client.push(manifest, "1")
+
+
+def first_manifest_without_blobs(registry: Registry) -> Write:
+    client = registry.client("new/team/app")
+    manifest = index([])
+    return lambda: client.push(manifest, "1")
+
+
+def manifest_by_digest(registry: Registry) -> Write:
+    client = registry.client("app")
+    client.push_image("1")
+    manifest = client.build_image()
+    return lambda: client.push(manifest)
+
+
+def manifest_by_sha512(registry: Registry) -> Write:
+    client = registry.client("app")
+    client.push_image("1")
+    manifest = client.build_image()
+    return lambda: client.push(manifest, digest_of(manifest.body, "sha512"))
+
+
+def manifest_by_digest_with_tags(registry: Registry) -> Write:
+    client = registry.client("app")
+    manifest = client.build_image()
+    return lambda: client.push(manifest, manifest.digest, params=[("tag", "a"), ("tag", "b")])
+
+
+def manifest_already_there(registry: Registry) -> Write:
+    client = registry.client("app")
+    manifest = client.push_image("1")
+    return lambda: client.push(manifest, "1")
+
+
+def second_tag(registry: Registry) -> Write:
+    client = registry.client("app")
+    manifest = client.push_image("1")
+    return lambda: client.push(manifest, "2")
+
+
+def index_over_images(registry: Registry) -> Write:
+    client = registry.client("app")
+    children = [client.push_image() for _ in range(2)]
+    manifest = index([child.descriptor() for child in children])
+    return lambda: client.push(manifest, "multi")
+
+
+def referrers(registry: Registry) -> Write:
+    client = registry.client("app")
+    subject = client.push_image("1")
+    artifact = image(client.push_blob(random_bytes(), OCI_CONFIG), [], subject=subject.descriptor())
+
+    def write() -> None:
+        client.push(artifact)
+        client.promise_referrers(subject, [artifact])
+
+    return write
+
+
+def tag_moved(registry: Registry) -> Write:
+    client = registry.client("app")
+    client.push_image("1")
+    manifest = client.build_image()
+    return lambda: client.push(manifest, "1")
+
+
+def tag_deleted(registry: Registry) -> Write:
+    client = registry.client("app")
+    client.push_image("1")
+    return lambda: client.remove(TAG, "1")
+
+
+def manifest_deleted(registry: Registry) -> Write:
+    client = registry.client("app")
+    client.push_image("kept")
+    manifest = client.push_image("1")
+    client.push(manifest, "2")
+    return lambda: client.remove(MANIFEST, manifest.digest, tags=["1", "2"])
+
+
+def blob_deleted(registry: Registry) -> Write:
+    client = registry.client("app")
+    registry.client("other").push_blob(_DATA)
+    client.push_blob(_DATA)
+    return lambda: client.remove(BLOB, digest_of(_DATA))
+
+
+def last_blob_deleted(registry: Registry) -> Write:
+    client = registry.client("app")
+    client.push_image("1")
+    client.push_blob(_DATA)
+    return lambda: client.remove(BLOB, digest_of(_DATA))
+
+
+def directories_that_another_process_just_made(registry: Registry) -> Write:
+    for below in (".uploads", "blobs/sha256"):
+        os.makedirs(registry.root / "new/team/app" / below, exist_ok=True)
+    client = registry.client("new/team/app")
+    return lambda: client.push_image("1")
+
+
+def blob_after_a_ping(registry: Registry) -> Write:
+    """The first request counts itself, in a file below the root."""
+    client = registry.client("app")
+    expect_status(client.get("/v2/"), 200)
+    return lambda: client.push_blob(_DATA)
+
+
+def index_that_was_not_synced(registry: Registry) -> Write:
+    """Another process died before it could sync what it wrote, or another tool never does."""
+    client = registry.client("app")
+    manifest = client.push_image("1")
+    path = registry.root / "app/index.json"
+    index_document = json.loads(path.read_bytes())
+    [entry] = index_document["manifests"]
+    index_document["manifests"].append(entry | {"annotations": {REF_NAME: "2"}})
+    path.with_name(".new").write_text(json.dumps(index_document))
+    path.with_name(".new").replace(path)
+    return lambda: client.push(manifest, "2")
+
+
+def two_processes(registry: Registry) -> Write:
+    apps = [registry.process(), registry.process()]
+
+    def write() -> None:
+        for number in range(4):
+            registry.client("shared", apps[number % 2]).push_image(str(number))
+
+    return write
+
+
+def concurrent_writers(registry: Registry) -> Write:
+    apps = [registry.process(), registry.process()]
+
+    def push(number: int) -> None:
+        client = registry.client(f"team/{number % 2}", apps[number // 2 % 2])
+        client.push_blob(_DATA)
+        client.push_image(f"tag{number}")
+        client.push_image(f"deleted{number}")
+        client.remove(TAG, f"deleted{number}")
+
+    def write() -> None:
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(push, range(12)))
+
+    return write
+
+
+def _parts() -> Iterator[bytes]:
+    return (_DATA[start : start + 1000] for start in range(0, len(_DATA), 1000))
+
+
+#: One write by one client, to begin again where it failed.
+SINGLE: list[Operation] = [
+    session,
+    monolithic,
+    streamed,
+    chunked_over_two_processes,
+    sha512,
+    blob_already_there,
+    blob_from_the_pool,
+    mount_from,
+    mount_already_there,
+    mount_from_anywhere,
+    first_manifest,
+    first_manifest_without_blobs,
+    manifest_by_digest,
+    manifest_by_sha512,
+    manifest_by_digest_with_tags,
+    manifest_already_there,
+    second_tag,
+    index_over_images,
+    referrers,
+    tag_moved,
+    tag_deleted,
+    manifest_deleted,
+    blob_deleted,
+    last_blob_deleted,
+    directories_that_another_process_just_made,
+    blob_after_a_ping,
+]
+#: More than one client or process, or another tool: what they have under way at any moment is not known.
+JOINT: list[Operation] = [index_that_was_not_synced, two_processes, concurrent_writers]

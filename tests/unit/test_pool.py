@@ -1,0 +1,202 @@
+"""Dedupe: equal blobs are one file, found by a link in the pool, and a copy where links cannot be."""
+
+from __future__ import annotations
+
+import errno
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from storage.digest import Digest
+from storage.durable import Durable
+from storage.errors import BlobUnknown
+from storage.layout import Layout
+from storage.local import LocalBackend
+from storage.pool import CANNOT_LINK, Pool
+from tests.unit.backends import content, push
+
+DATA = b"some content"
+DIGEST = Digest.of(DATA)
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout(str(tmp_path))
+
+
+@pytest.fixture
+def backend(layout: Layout) -> LocalBackend:
+    return LocalBackend(layout.root)
+
+
+def inodes(layout: Layout, *repositories: str) -> set[int]:
+    return {os.stat(layout.blob(repository, DIGEST)).st_ino for repository in repositories}
+
+
+class Unlinkable(Durable):
+    """A file system on which some links cannot be made."""
+
+    error = errno.EXDEV
+
+    def link(self, source: str, target: str) -> None:
+        raise OSError(self.error, os.strerror(self.error), source, None, target)
+
+
+def test_a_blob_pushed_to_ten_repositories_is_one_file(layout: Layout) -> None:
+    names = [f"r{number}" for number in range(10)]
+    for name in names:
+        push(LocalBackend(layout.root), name, DATA)
+    assert inodes(layout, *names) == {os.stat(layout.pooled(DIGEST)).st_ino}
+    assert os.stat(layout.pooled(DIGEST)).st_nlink == 11
+
+
+def test_what_is_mounted_is_the_same_file(backend: LocalBackend, layout: Layout) -> None:
+    push(backend, "a", DATA)
+    backend.link_blob("a", "b", DIGEST)
+    assert backend.find_blob("c", DIGEST)
+    assert len(inodes(layout, "a", "b", "c")) == 1
+
+
+def test_the_pool_lets_go_with_the_last_repository(backend: LocalBackend, layout: Layout) -> None:
+    push(backend, "a", DATA)
+    push(backend, "b", DATA)
+    backend.delete_blob("a", DIGEST)
+    assert Path(layout.pooled(DIGEST)).exists()
+    backend.delete_blob("b", DIGEST)
+    assert not Path(layout.pooled(DIGEST)).exists()
+
+
+def test_without_dedupe_there_is_no_pool(layout: Layout) -> None:
+    backend = LocalBackend(layout.root, dedupe=False)
+    push(backend, "a", DATA)
+    push(backend, "b", DATA)
+    backend.link_blob("a", "c", DIGEST)
+    assert not backend.find_blob("d", DIGEST)
+    assert len(inodes(layout, "a", "b", "c")) == 3
+    assert not Path(layout.pooled(DIGEST)).exists()
+
+
+def test_dedupe_can_be_switched_on_and_off(layout: Layout) -> None:
+    for number, dedupe in enumerate([False, True, False, True]):
+        push(LocalBackend(layout.root, dedupe=dedupe), f"r{number}", DATA)
+    assert len(inodes(layout, "r0", "r1", "r2", "r3")) == 3
+    assert len(inodes(layout, "r1", "r3")) == 1
+
+
+@pytest.mark.parametrize("damage", [b"", b"short", DATA + b"long"])
+def test_a_pool_copy_of_the_wrong_size_gives_way(backend: LocalBackend, layout: Layout, damage: bytes) -> None:
+    Path(layout.pooled(DIGEST)).parent.mkdir(parents=True)
+    Path(layout.pooled(DIGEST)).write_bytes(damage)
+    push(backend, "a", DATA)
+    push(backend, "b", DATA)
+    assert content(backend, "b", DIGEST) == DATA
+    assert inodes(layout, "a", "b") == {os.stat(layout.pooled(DIGEST)).st_ino}
+
+
+def test_a_push_heals_a_blob_of_the_wrong_size(backend: LocalBackend, layout: Layout) -> None:
+    push(backend, "a", DATA)
+    Path(layout.blob("a", DIGEST)).write_bytes(DATA[:3])
+    push(backend, "a", DATA)
+    assert content(backend, "a", DIGEST) == DATA
+
+
+@pytest.mark.parametrize("error", sorted(CANNOT_LINK))
+def test_where_links_cannot_be_there_are_copies(layout: Layout, error: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Unlinkable, "error", error)
+    backend = LocalBackend(layout.root, durable=Unlinkable(layout.root))
+    push(backend, "a", DATA)
+    push(backend, "b", DATA)
+    backend.link_blob("a", "c", DIGEST)
+    assert [content(backend, name, DIGEST) for name in "abc"] == [DATA] * 3
+    assert len(inodes(layout, "a", "b", "c")) == 3
+
+
+def test_other_errors_are_not_hidden(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Unlinkable, "error", errno.EIO)
+    push(LocalBackend(layout.root), "a", DATA)
+    backend = LocalBackend(layout.root, durable=Unlinkable(layout.root))
+    with pytest.raises(OSError, match="Input/output"):
+        push(backend, "b", DATA)
+    with pytest.raises(OSError, match="Input/output"):
+        backend.link_blob("a", "b", DIGEST)
+    with pytest.raises(BlobUnknown):
+        backend.blob_size("b", DIGEST)
+
+
+def test_a_pool_with_too_many_links_starts_another_file(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    push(LocalBackend(layout.root), "a", DATA)
+    pooled = layout.pooled(DIGEST)
+
+    class Full(Durable):
+        """The first file has all the links that it can have."""
+
+        full = os.stat(pooled).st_ino
+
+        def link(self, source: str, target: str) -> None:
+            if os.stat(source).st_ino == self.full:
+                raise OSError(errno.EMLINK, "too many links")
+            super().link(source, target)
+
+    backend = LocalBackend(layout.root, durable=Full(layout.root))
+    push(backend, "b", DATA)
+    push(backend, "c", DATA)
+    assert len(inodes(layout, "a", "b")) == 2
+    assert inodes(layout, "b", "c") == {os.stat(pooled).st_ino}
+
+
+def test_a_released_copy_that_is_linked_stays(layout: Layout) -> None:
+    pool = Pool(layout, Durable(layout.root))
+    mine = Path(layout.root) / "mine"
+    mine.write_bytes(DATA)
+    pool.offer(str(mine), DIGEST)
+    pool.release(DIGEST)
+    assert pool.has(DIGEST)
+    mine.unlink()
+    pool.release(DIGEST)
+    pool.release(DIGEST)
+    assert not pool.has(DIGEST)
+
+
+def test_a_taken_target_is_said(layout: Layout) -> None:
+    pool = Pool(layout, Durable(layout.root))
+    mine = Path(layout.root) / "mine"
+    mine.write_bytes(DATA)
+    assert not pool.take(DIGEST, str(mine))
+    assert not pool.offer(str(mine), DIGEST)
+    with pytest.raises(FileExistsError):
+        pool.take(DIGEST, str(mine))
+    assert pool.take(DIGEST, f"{mine}2", size=len(DATA))
+    assert not pool.take(DIGEST, f"{mine}3", size=1)
+    assert not pool.has(DIGEST)
+
+
+def test_who_offers_late_is_told_and_takes_the_first_ones(layout: Layout) -> None:
+    pool = Pool(layout, Durable(layout.root))
+    first, second = Path(layout.root) / "first", Path(layout.root) / "second"
+    for path in (first, second):
+        path.write_bytes(DATA)
+    assert not pool.offer(str(first), DIGEST)
+    assert pool.offer(str(second), DIGEST)
+    assert os.stat(layout.pooled(DIGEST)).st_ino == first.stat().st_ino
+
+
+def test_many_who_push_one_blob_at_once_leave_one_file(layout: Layout) -> None:
+    names = [f"r{number % 4}" for number in range(12)]
+    data = bytes(300_000)
+    with ThreadPoolExecutor(12) as threads:
+        digests = set(threads.map(lambda name: push(LocalBackend(layout.root), name, data), names))
+    (digest,) = digests
+    files = {os.stat(layout.blob(name, digest)).st_ino for name in names} | {os.stat(layout.pooled(digest)).st_ino}
+    assert len(files) == 1
+
+
+@pytest.mark.xfail(reason="a mount trusts the size of the blob that it is given")
+def test_a_mount_from_a_damaged_repository_harms_no_other(layout: Layout) -> None:
+    backend = LocalBackend(layout.root, dedupe=False)
+    for name in ("good", "bad"):
+        push(backend, name, DATA)
+    Path(layout.blob("bad", DIGEST)).write_bytes(DATA[:3])
+    backend.link_blob("bad", "good", DIGEST)
+    assert content(backend, "good", DIGEST) == DATA
