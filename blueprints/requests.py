@@ -104,7 +104,7 @@ def wanted_part(digest: str, size: int) -> tuple[int, int] | None:
 
 def _if_range(digest: str) -> bool:
     """Tell whether the range is wanted of the content that is there now (RFC 9110, section 13.1.5)."""
-    return request.environ.get("HTTP_IF_RANGE", f'"{digest}"') == f'"{digest}"'
+    return "HTTP_IF_RANGE" not in request.environ or request.headers["If-Range"] == f'"{digest}"'
 
 
 def page_size() -> int | None:

@@ -88,6 +88,7 @@ _HTTP_MESSAGES = {
 _SYSTEM: dict[int, tuple[str, int, str, dict[str, str]]] = {
     errno.ENOSPC: ("UNSUPPORTED", 507, "no space left on the registry's disk", {}),
     errno.EDQUOT: ("UNSUPPORTED", 507, "the registry's disk quota is used up", {}),
+    errno.EIO: ("UNSUPPORTED", 503, "the registry's disk fails", {}),
     errno.EROFS: ("UNSUPPORTED", 503, "the registry's disk is read-only", {}),
     errno.EACCES: ("UNSUPPORTED", 503, "the registry has no permission for this on its disk", {}),
     errno.EPERM: ("UNSUPPORTED", 503, "the registry has no permission for this on its disk", {}),

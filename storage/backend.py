@@ -62,7 +62,9 @@ class Backend(Protocol):
         """Return the index that was last swapped in, should the real one have been damaged since."""
 
     def swap_index(self, repository: str, data: bytes, expected: Version | None) -> Version:
-        """Replace the index if it is still the expected version (None: there is none yet); durable on return.
+        """Replace the index if it is still the expected version (None: there is none yet).
+
+        Durable on return, and so are the names of all blobs that were there before.
 
         The only way in which a repository's metadata changes. Returns the new version; raises IndexChanged.
         """
@@ -87,7 +89,7 @@ class Backend(Protocol):
         """Return a small blob whole, but at most `limit` bytes of it; raise BlobUnknown."""
 
     def put_blob(self, repository: str, digest: Digest, data: bytes) -> None:
-        """Store a small blob whose digest has been checked; durable on return."""
+        """Store a small blob whose digest has been checked; durable once an index is swapped in after it."""
 
     def link_blob(self, source: str, target: str, digest: Digest) -> None:
         """Give the repository `target` the blob of the repository `source`; durable on return; raise BlobUnknown."""
@@ -109,17 +111,16 @@ class Backend(Protocol):
     def upload_size(self, repository: str, session: str) -> int:
         """Return how many bytes the session holds; raise UploadUnknown."""
 
-    def append_upload(
-        self, repository: str, session: str, body: Source, start: int | None = None, *, last: bool = False
-    ) -> int:
+    def append_upload(self, repository: str, session: str, body: Source, start: int | None = None) -> int:
         """Append the body and return the new size; what arrived before `body` raised is kept.
 
-        `last` says that the commit follows at once, in this very request.
         Raises UploadUnknown, and UploadOutOfOrder if the session does not end at `start` or is being written to.
         """
 
-    def commit_upload(self, repository: str, session: str, digest: Digest) -> None:
-        """Make the session's bytes a blob; durable on return.
+    def commit_upload(
+        self, repository: str, session: str, digest: Digest, body: Source, start: int | None = None
+    ) -> None:
+        """Append the body, as `append_upload` does, and make the session's bytes a blob; durable on return.
 
         Raises UploadUnknown, UploadOutOfOrder, and DigestMismatch, after which the session is gone.
         """

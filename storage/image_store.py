@@ -207,8 +207,7 @@ class ImageStore:
 
         Raises UploadUnknown, UploadOutOfOrder, and DigestMismatch, after which the session is gone.
         """
-        self._backend.append_upload(repository, session, body, start, last=True)
-        self._backend.commit_upload(repository, session, digest)
+        self._backend.commit_upload(repository, session, digest, body, start)
 
     def push_blob(self, repository: str, digest: Digest, body: Source) -> None:
         """Store a blob in one go; durable on return, and nothing stays behind if it fails. Raises DigestMismatch."""

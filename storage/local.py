@@ -115,6 +115,7 @@ class LocalBackend:
             raise IndexChanged("the index has changed since it was read", name=repository)
         if expected is None:
             self._make_layout(repository)
+        self._sync_blob_names(repository)
         path = self._layout.index(repository)
         old_mtime = expected[2] if isinstance(expected, tuple) else 0
         with self._temporary(repository) as (temporary, descriptor):
@@ -129,10 +130,17 @@ class LocalBackend:
 
     def sync_index(self, repository: str) -> None:
         """Sync index.json and its name: who replaced it may have failed before it could."""
+        self._sync_blob_names(repository)
         path = self._layout.index(repository)
         with io.FileIO(path) as file:
             self._durable.sync_file(file.fileno())
         self._durable.sync_directory(os.path.dirname(path))
+
+    def _sync_blob_names(self, repository: str) -> None:
+        """Sync the names of blobs, also of those that another request is just about to sync."""
+        for algorithm in ALGORITHMS:
+            with suppress(FileNotFoundError):
+                self._durable.sync_directory(f"{self._layout.blobs(repository)}/{algorithm}")
 
     def _make_layout(self, repository: str) -> None:
         self._durable.make_directory(self._layout.blobs(repository))
@@ -224,8 +232,7 @@ class LocalBackend:
         """Write a small blob beside the others, then give it its name."""
         target = self._layout.blob(repository, digest)
         self._durable.make_directory(os.path.dirname(target))
-        if self._has(target, len(data)):  # who put it there may not have synced its name yet
-            self._durable.sync_directory(os.path.dirname(target))
+        if self._has(target, len(data)):
             return
         with self._temporary(repository) as (temporary, descriptor):
             _write_all(descriptor, data)
@@ -233,7 +240,9 @@ class LocalBackend:
 
     def link_blob(self, source: str, target: str, digest: Digest) -> None:
         """Give another repository the same inode, or a copy of it where links are impossible or not wanted."""
-        size = self.blob_size(source, digest)
+        with self._open(source, digest) as original:
+            self._durable.sync_file(original.fileno())  # another tool may have written it
+            size = os.fstat(original.fileno()).st_size
         path = self._layout.blob(target, digest)
         self._durable.make_directory(os.path.dirname(path))
         if not os.path.exists(path):
@@ -285,19 +294,21 @@ class LocalBackend:
         """Return how many bytes the session holds."""
         return self._uploads.size(repository, session)
 
-    def append_upload(
-        self, repository: str, session: str, body: Source, start: int | None = None, *, last: bool = False
-    ) -> int:
-        """Append to the session's file; `last` says that the commit follows in this very request."""
-        return self._uploads.append(repository, session, body, start, note=not last)
+    def append_upload(self, repository: str, session: str, body: Source, start: int | None = None) -> int:
+        """Append to the session's file."""
+        return self._uploads.append(repository, session, body, start)
 
-    def commit_upload(self, repository: str, session: str, digest: Digest) -> None:
-        """Check the session's digest, then make its file the blob."""
+    def commit_upload(
+        self, repository: str, session: str, digest: Digest, body: Source, start: int | None = None
+    ) -> None:
+        """Append the last of the session's bytes, check their digest, then make its file the blob."""
         with self._uploads.open(repository, session) as upload:
+            self._uploads.extend(repository, session, upload, body, start)
             actual = self._uploads.digest(repository, session, upload, digest.algorithm)
             if actual == digest:
                 self._durable.make_directory(os.path.dirname(self._layout.blob(repository, digest)))
                 self._adopt(repository, digest, upload.path, upload.descriptor)
+                self._durable.sync_directory(os.path.dirname(self._layout.blob(repository, digest)))
             _unlink(upload.path)
         self._uploads.forget(repository, session)
         if actual != digest:
@@ -320,7 +331,6 @@ class LocalBackend:
                 self._durable.rename(path, target)
                 self._count("blobs_stored", 1)
                 self._count("bytes_stored", size)
-        self._durable.sync_directory(os.path.dirname(target))
 
     def _sync_or_drop(self, path: str, descriptor: int) -> None:
         """Sync a file; one that could not be synced goes, since the next attempt would succeed and write nothing."""
@@ -331,9 +341,12 @@ class LocalBackend:
             raise
 
     def _has(self, path: str, size: int) -> bool:
-        """Tell whether the blob is there; a file of the wrong size is damaged, and gives way."""
+        """Tell whether the blob is there, and sync it, whoever wrote it; one of the wrong size gives way."""
         try:
-            whole = os.stat(path).st_size == size
+            with io.FileIO(path) as file:
+                whole = os.fstat(file.fileno()).st_size == size
+                if whole:
+                    self._durable.sync_file(file.fileno())
         except FileNotFoundError:
             return False
         if not whole:

@@ -79,19 +79,24 @@ class Uploads:
         except FileNotFoundError:
             raise _unknown(session) from None
 
-    def append(self, repository: str, session: str, body: Source, start: int | None, note: bool) -> int:
-        """Append the body; return the new size. With `note`, leave the digest of an upload that came whole."""
+    def append(self, repository: str, session: str, body: Source, start: int | None) -> int:
+        """Append the body; return the new size. The digest of an upload that came whole is noted."""
         with self.open(repository, session) as upload:
-            if start is not None and start != upload.size:
-                raise UploadOutOfOrder("the chunk does not begin where the upload ends", upload.size, start=start)
             whole = upload.size == 0
-            state = self._state(repository, session, upload.size)
-            if state:
-                self._hashes.put(session, state)
-            self._copy(body, upload, state)
-            if note and whole and state:
+            state = self.extend(repository, session, upload, body, start)
+            if whole and state:
                 self._note_digest(repository, session, state)
             return upload.size
+
+    def extend(self, repository: str, session: str, upload: Session, body: Source, start: int | None) -> _Hash | None:
+        """Append the body to a session that is open, which must end at `start`; return the hash, if it is known."""
+        if start is not None and start != upload.size:
+            raise UploadOutOfOrder("the chunk does not begin where the upload ends", upload.size, start=start)
+        state = self._state(repository, session, upload.size)
+        if state:
+            self._hashes.put(session, state)
+        self._copy(body, upload, state)
+        return state
 
     @contextmanager
     def open(self, repository: str, session: str) -> Iterator[Session]:

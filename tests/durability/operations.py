@@ -231,6 +231,24 @@ def index_that_was_not_synced(registry: Registry) -> Write:
     return lambda: client.push(manifest, "2")
 
 
+def blob_that_was_not_synced(registry: Registry) -> Write:
+    """Another tool put it there, and never syncs."""
+    client = registry.client("app")
+    _put_unsynced(registry, client)
+    return lambda: client.push_blob(_DATA)
+
+
+def mount_of_a_blob_that_was_not_synced(registry: Registry) -> Write:
+    _put_unsynced(registry, registry.client("one"))
+    return _mount(registry.client("two"), source="one")
+
+
+def _put_unsynced(registry: Registry, client: Client) -> None:
+    client.push_blob(random_bytes())
+    path = registry.root / client.name / "blobs" / digest_of(_DATA).replace(":", "/")
+    path.write_bytes(_DATA)
+
+
 def two_processes(registry: Registry) -> Write:
     apps = [registry.process(), registry.process()]
 
@@ -292,4 +310,10 @@ SINGLE: list[Operation] = [
     blob_after_a_ping,
 ]
 #: More than one client or process, or another tool: what they have under way at any moment is not known.
-JOINT: list[Operation] = [index_that_was_not_synced, two_processes, concurrent_writers]
+JOINT: list[Operation] = [
+    index_that_was_not_synced,
+    blob_that_was_not_synced,
+    mount_of_a_blob_that_was_not_synced,
+    two_processes,
+    concurrent_writers,
+]

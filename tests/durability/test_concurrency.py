@@ -96,7 +96,7 @@ for line in sys.stdin:
     elif command == "begin":
         session = backend.begin_upload("big", "sha256")
     else:
-        backend.commit_upload("big", session, Digest(argument))
+        backend.commit_upload("big", session, Digest(argument), io.BytesIO())
     print(session, hashed, flush=True)
 """
 

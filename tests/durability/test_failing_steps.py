@@ -62,7 +62,7 @@ def test_failed_sync_uses_the_session_up(recorded: MakeRegistry, monkeypatch: py
         location = client.start_upload()
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", registry.disk.fail)
-            expect_status(client.finish_upload(location, digest_of(data), data=data), 500)
+            expect_status(client.finish_upload(location, digest_of(data), data=data), 503)
         expect_error(client.finish_upload(location, digest_of(data), data=data), 404, "BLOB_UPLOAD_UNKNOWN")
         client.push_blob(data)
 

@@ -27,9 +27,8 @@ class Local:
 def push(backend: Backend, repository: str, data: bytes, algorithm: str = "sha256") -> Digest:
     """Upload a blob in one go."""
     session = backend.begin_upload(repository, algorithm)
-    backend.append_upload(repository, session, io.BytesIO(data), last=True)
     digest = Digest.of(data, algorithm)
-    backend.commit_upload(repository, session, digest)
+    backend.commit_upload(repository, session, digest, io.BytesIO(data))
     return digest
 
 

@@ -289,7 +289,7 @@ def test_an_upload_in_chunks_over_two_workers(opener: Opener, begun_for: str, al
         assert worker.append_upload(REPOSITORY, session, io.BytesIO(chunk), start) == start + len(chunk)
         assert workers[1 - number % 2].upload_size(REPOSITORY, session) == start + len(chunk)
     digest = Digest.of(DATA, algorithm)
-    workers[0].commit_upload(REPOSITORY, session, digest)
+    workers[0].commit_upload(REPOSITORY, session, digest, io.BytesIO())
     assert content(workers[1], REPOSITORY, digest) == DATA
     with pytest.raises(UploadUnknown):
         workers[1].upload_size(REPOSITORY, session)
@@ -303,7 +303,7 @@ def test_a_chunk_that_begins_elsewhere_leaves_the_session_unharmed(backend: Back
         backend.append_upload(REPOSITORY, session, io.BytesIO(b"no"), start)
     assert caught.value.offset == 4
     backend.append_upload(REPOSITORY, session, io.BytesIO(DATA[4:]), 4)
-    backend.commit_upload(REPOSITORY, session, DIGEST)
+    backend.commit_upload(REPOSITORY, session, DIGEST, io.BytesIO())
     assert content(backend, REPOSITORY, DIGEST) == DATA
 
 
@@ -312,15 +312,14 @@ def test_what_arrived_before_the_body_broke_off_is_kept(backend: Backend, opener
     with pytest.raises(ConnectionError):
         backend.append_upload(REPOSITORY, session, Broken(DATA[:6]))
     assert opener().upload_size(REPOSITORY, session) == 6
-    assert backend.append_upload(REPOSITORY, session, io.BytesIO(DATA[6:]), 6, last=True) == len(DATA)
-    backend.commit_upload(REPOSITORY, session, DIGEST)
+    backend.commit_upload(REPOSITORY, session, DIGEST, io.BytesIO(DATA[6:]), 6)
 
 
 def test_a_wrong_digest_ends_the_session_and_stores_nothing(backend: Backend) -> None:
     session = backend.begin_upload(REPOSITORY, "sha256")
     backend.append_upload(REPOSITORY, session, io.BytesIO(DATA))
     with pytest.raises(DigestMismatch):
-        backend.commit_upload(REPOSITORY, session, NOWHERE)
+        backend.commit_upload(REPOSITORY, session, NOWHERE, io.BytesIO())
     with pytest.raises(UploadUnknown):
         backend.upload_size(REPOSITORY, session)
     assert list(backend.list_blobs(REPOSITORY)) == []
@@ -345,7 +344,7 @@ def test_an_unknown_session_is_unknown_to_every_method(backend: Backend, session
         with pytest.raises(UploadUnknown):
             backend.append_upload(repository, session, io.BytesIO(DATA))
         with pytest.raises(UploadUnknown):
-            backend.commit_upload(repository, session, DIGEST)
+            backend.commit_upload(repository, session, DIGEST, io.BytesIO())
         with pytest.raises(UploadUnknown):
             backend.abort_upload(repository, session)
         backend.begin_upload(REPOSITORY, "sha256")
@@ -369,10 +368,10 @@ def test_a_second_writer_is_refused(backend: Backend, opener: Opener) -> None:
             with pytest.raises(UploadOutOfOrder):
                 other.append_upload(REPOSITORY, session, io.BytesIO(b"no"))
             with pytest.raises(UploadOutOfOrder):
-                other.commit_upload(REPOSITORY, session, DIGEST)
+                other.commit_upload(REPOSITORY, session, DIGEST, io.BytesIO())
         body.go_on.set()
         assert first.result(30) == len(DATA)
-    backend.commit_upload(REPOSITORY, session, DIGEST)
+    backend.commit_upload(REPOSITORY, session, DIGEST, io.BytesIO())
     assert content(backend, REPOSITORY, DIGEST) == DATA
 
 

@@ -57,8 +57,7 @@ def test_clients_are_spread_over_the_workers(make_server: MakeServer) -> None:
     shares = [_sockets(pid) - before[pid] for pid in pids]
     for client in clients:
         client.close()
-    assert sum(shares) == len(clients)
-    assert min(shares) >= len(clients) // 4
+    assert min(shares) >= len(clients) // 4, shares
 
 
 def _sockets(pid: int) -> int:

@@ -156,7 +156,7 @@ def test_what_the_system_refuses_is_said_without_a_path(failing: Failing, number
     assert ("Retry-After" in answer.headers) == (number in {errno.EMFILE, errno.ENFILE})
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError("secret"), OSError("secret"), OSError(errno.EIO, "secret")])
+@pytest.mark.parametrize("error", [ZeroDivisionError("secret"), OSError("secret"), OSError(errno.ENOTDIR, "secret")])
 def test_a_bug_is_a_500_with_an_id_that_the_log_has_too(
     failing: Failing, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -30,7 +30,10 @@ class Repository:
 
     def __init__(self) -> None:
         self.manifests: dict[str, Manifest] = {}
-        self.now = Snapshot(None, RepositoryIndex(), self.manifests.get)
+        self.now = Snapshot(None, RepositoryIndex(), self.facts)
+
+    def facts(self, digest: str, _media_type: str) -> Manifest | None:
+        return self.manifests.get(digest)
 
     def put(self, document: Document, *tags: str) -> Document:
         manifest = self.manifests[document.digest] = parse_manifest(document.body)
@@ -40,7 +43,7 @@ class Repository:
 
     def load(self, *entries: Entry) -> None:
         """Start from what another tool wrote."""
-        self.now = Snapshot(None, RepositoryIndex({}, entries), self.manifests.get)
+        self.now = Snapshot(None, RepositoryIndex({}, entries), self.facts)
 
     def know(self, document: Document) -> Document:
         """Let a manifest be readable without an entry."""
@@ -247,7 +250,7 @@ def test_a_fact_is_asked_for_once_a_version(repository: Repository) -> None:
     asked: list[str] = []
     both = repository.know(an_index(an_image("one")))
 
-    def facts(digest: str) -> Manifest | None:
+    def facts(digest: str, _media_type: str) -> Manifest | None:
         asked.append(digest)
         return repository.manifests.get(digest)
 
