@@ -260,7 +260,7 @@ def workloads(scale: Scale) -> tuple[Workload, ...]:
             Row("manifest-head", "manifest HEAD by tag", "req/s", 2),
             partial(_get_manifest, method="HEAD", by_digest=False),
         ),
-        _repeated(Row("blob-head", "blob HEAD", "req/s", 4), partial(_get_blob, method="HEAD", blob=_small_blob)),
+        _repeated(Row("blob-head", "blob HEAD", "req/s"), partial(_get_blob, method="HEAD", blob=_small_blob)),
         _repeated(Row("blob-get-2k", "blob GET 2 KB", "req/s", 4), partial(_get_blob, method="GET", blob=_small_blob)),
         _repeated(Row("blob-get-1m", "blob GET 1 MB", "req/s"), partial(_get_blob, method="GET", blob=_middle_blob)),
         Workload((Row("pull-1", f"pull {large}, 1 client", "MB/s", 1),), partial(_pull, clients=1)),
