@@ -30,7 +30,7 @@ def _carefully(form: str, load: Callable[[str], object], text: str) -> object:
     try:
         return load(text)
     except (ValueError, yaml.YAMLError) as error:
-        detail = " ".join(str(error).split()).replace('in "<unicode string>", ', "in ")
+        detail = " ".join(str(error).replace("^", "").split()).replace('in "<unicode string>", ', "in ")
         raise ValueError(f"is not valid {form}: {detail}") from error
     except RecursionError as error:
         raise ValueError(f"is not valid {form}: nested too deeply") from error

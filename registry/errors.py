@@ -149,7 +149,7 @@ def _on_bug(error: Exception) -> Response:
 
 def _body(code: str, message: str, details: Sequence[object]) -> bytes:
     errors = [{"code": code, "message": message, "detail": detail} for detail in details]
-    return json.dumps({"errors": errors}).encode() + b"\n"
+    return json.dumps({"errors": errors}, separators=(",", ":")).encode() + b"\n"
 
 
 def _respond(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> Response:

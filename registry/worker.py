@@ -7,7 +7,6 @@ pool that grows on demand; whoever moves no byte for the stall timeout is thrown
 """
 
 import errno
-import json
 import queue
 import selectors
 import socket
@@ -23,6 +22,7 @@ from gunicorn.http import errors, wsgi
 from gunicorn.workers.gthread import ThreadWorker
 
 from registry.connection import Connection, Request, Response
+from registry.errors import error_body
 from registry.stream import Stream
 
 # How long a thread waits for a connection's next request: most clients ask again at once.
@@ -294,7 +294,7 @@ class Worker(ThreadWorker):
 
 def _refusal(status: HTTPStatus, text: str, reason: str) -> bytes:
     """Give a whole answer that ends the connection."""
-    body = json.dumps({"errors": [{"code": "UNSUPPORTED", "message": text, "detail": {"reason": reason}}]}).encode()
+    body = error_body("UNSUPPORTED", text, {"reason": reason})
     head = (
         f"HTTP/1.1 {status.value} {status.phrase}\r\n"
         "Connection: close\r\n"
