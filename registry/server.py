@@ -21,7 +21,6 @@ from gunicorn import glogging
 from gunicorn.app.base import BaseApplication
 
 from registry import create_app
-from registry.balance import Balance
 from registry.config import LOG_LEVELS, Config, HTTPConfig, LogConfig
 
 # A worker is killed when its main loop gives no sign for so long; its threads may take as long as they need.
@@ -52,25 +51,23 @@ class Server(BaseApplication):
         self.config = config
         self.app = app
         self.bind = bind
-        self.balance = Balance()
         super().__init__()
 
     def load_config(self) -> None:
         """Give gunicorn its settings."""
-        for name, value in _settings(self.config, self.bind).items():
+        for name, value in (settings(self.config) | {"bind": self.bind}).items():
             self.cfg.set(name, value)
-        self.cfg.set("child_exit", lambda _arbiter, worker: self.balance.leave(worker.age))
 
     def load(self) -> Flask:
         """Give the application."""
         return self.app
 
 
-def _settings(config: Config, bind: str) -> dict[str, Any]:
+def settings(config: Config) -> dict[str, Any]:
     """Translate the configuration into gunicorn's settings."""
-    server = config.server
+    http, server = config.http, config.server
     return {
-        "bind": bind,
+        "bind": f"[{http.address}]:{http.port}" if ":" in http.address else f"{http.address}:{http.port}",
         "backlog": _BACKLOG,
         "workers": server.workers,
         "worker_class": "registry.worker.Worker",
@@ -91,6 +88,7 @@ def _settings(config: Config, bind: str) -> dict[str, Any]:
         "proc_name": "pierhead",
         "logger_class": _Logger,
         "when_ready": lambda _arbiter: _ready(config),
+        "child_exit": lambda _arbiter, worker: worker.balance.leave(worker.age),
     }
 
 
@@ -104,6 +102,14 @@ def _raise_file_limit() -> None:
     """Allow as many open files as the system lets this process have."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def prepare(config: Config) -> None:
+    """Do for this process what gunicorn leaves to us; raise OSError if the log cannot be written."""
+    _raise_file_limit()
+    _configure_logging(config.log)
+    for warning in config.warnings:
+        logging.getLogger(__name__).warning(warning)
 
 
 def _configure_logging(log: LogConfig) -> None:
@@ -174,9 +180,8 @@ def _explained(what: str) -> Iterator[None]:
 
 def run(config: Config) -> None:
     """Serve until a signal ends it, then leave the process by SystemExit; raise StartError if it cannot start."""
-    _raise_file_limit()
     with _explained("cannot write the log"):
-        _configure_logging(config.log)
+        prepare(config)
     with _explained("cannot use the storage"):
         for store in (config.storage, *config.storage.sub_paths.values()):
             _check_directory(Path(store.root_directory))

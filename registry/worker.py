@@ -14,13 +14,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
 from http import HTTPStatus
 from typing import Any
 
 from gunicorn.http import errors, wsgi
 from gunicorn.workers.gthread import ThreadWorker
 
+from registry.balance import Balance
+from registry.config import load_from_environment
 from registry.connection import Connection, Request, Response
 from registry.errors import error_body
 from registry.stream import Stream
@@ -86,18 +88,24 @@ class Threads:
             self._idle.release()
 
 
+@cache
+def _balance() -> Balance:
+    """Return the balance that all workers of this arbiter share: it makes them, so it is the first to ask."""
+    return Balance()
+
+
 class Worker(ThreadWorker):
-    """Serve the application that `registry.server` built."""
+    """Serve the application that `registry.server` built, or under `gunicorn wsgi:app` the one that gunicorn did."""
 
     alive: bool
 
     def __init__(self, *args: Any) -> None:
         """Take what gunicorn's arbiter gives a worker."""
         super().__init__(*args)
-        server = self.app.config.server
+        server = (getattr(self.app, "config", None) or load_from_environment()).server
         self.stall_timeout: float = server.stall_timeout
         self.keepalive: float = server.keepalive
-        self.balance = self.app.balance
+        self.balance = _balance()
         self.waiting: set[Connection] = set()
         self.next_sweep = 0.0
         self.accept_after = 0.0

@@ -47,7 +47,7 @@ class Redirect:
 class Backend(Protocol):
     """Blobs, upload sessions, one index document for each repository, and the repositories' names."""
 
-    def lock(self, repository: str) -> AbstractContextManager[None]:
+    def lock(self, repository: str) -> AbstractContextManager[object]:
         """Keep all other writers of the repository out, in whatever process, while the block runs."""
 
     # documents
@@ -58,8 +58,11 @@ class Backend(Protocol):
     def read_index(self, repository: str) -> tuple[bytes, Version]:
         """Return the repository's index and its version; raise RepositoryUnknown."""
 
+    def keep_good_index(self, repository: str, data: bytes, version: Version) -> None:
+        """Remember an index that was read, and that another tool may have written; do nothing where that fails."""
+
     def last_good_index(self, repository: str) -> bytes | None:
-        """Return the index that was last swapped in, should the real one have been damaged since."""
+        """Return the index that was last swapped in or kept, should the real one have been damaged since."""
 
     def swap_index(self, repository: str, data: bytes, expected: Version | None) -> Version:
         """Replace the index if it is still the expected version (None: there is none yet).

@@ -235,18 +235,21 @@ class ImageStore:
 
     def _load(self, repository: str, known: Snapshot | None) -> Snapshot:
         data, version = self._backend.read_index(repository)
-        damage = None
+        facts = partial(self._facts, repository)
         try:
             index = RepositoryIndex.parse(data, known.index if known else None)
         except ManifestInvalid as error:
             damage = IndexDamaged(f"index.json of repository {repository} is damaged: {error.message}", **error.detail)
+            good = known.index if known else self._last_good(repository, damage)
             log.error("%s; serving the last good copy, refusing writes", damage.message)
-            index = known.index if known else self._last_good(repository, damage)
-        return self._remember(repository, Snapshot(version, index, partial(self._facts, repository), damage))
+            return self._remember(repository, Snapshot(version, good, facts, damage))
+        self._backend.keep_good_index(repository, data, version)
+        return self._remember(repository, Snapshot(version, index, facts))
 
     def _last_good(self, repository: str, damage: IndexDamaged) -> RepositoryIndex:
         data = self._backend.last_good_index(repository)
         if data is None:
+            log.error("%s; there is no good copy to serve", damage.message)
             raise damage
         return RepositoryIndex.parse(data)
 

@@ -44,8 +44,10 @@ class RepositoryIndex:
     @classmethod
     def _parse(cls, data: bytes) -> RepositoryIndex:
         document = parse_document(data)
-        entries = document.pop("manifests", None)
-        entries = [] if entries is None else entries
+        if "manifests" not in document:
+            raise ManifestInvalid("there is no list of manifests")
+        entries = document.pop("manifests")
+        entries = [] if entries is None else entries  # as Go's encoders write an empty list
         if not isinstance(entries, list):
             raise ManifestInvalid("manifests is not a list")
         others = [entry for entry in entries if not _is_entry(entry)]

@@ -71,7 +71,7 @@ class LocalBackend:
         self._uploads = Uploads(self._layout, self._durable)
         self._count = count
 
-    def lock(self, repository: str) -> AbstractContextManager[None]:
+    def lock(self, repository: str) -> AbstractContextManager[object]:
         """Hold the repository's file lock."""
         return locks.exclusive(self._layout.lock(repository))
 
@@ -100,10 +100,11 @@ class LocalBackend:
         """Return the copy of the index that `swap_index` left, if it is whole."""
         try:
             with io.FileIO(self._layout.last_good_index(repository)) as file:
-                checksum, _, data = file.readall().partition(b"\n")
+                copy = file.readall()
         except FileNotFoundError:
             return None
-        return data if hashlib.sha256(data).hexdigest().encode() == checksum else None
+        data = copy.partition(b"\n")[2]
+        return data if copy == _checksummed(data) else None
 
     def swap_index(self, repository: str, data: bytes, expected: Version | None) -> Version:
         """Replace index.json; the caller holds the lock.
@@ -125,7 +126,7 @@ class LocalBackend:
             self._durable.rename(temporary, path)
             self._durable.sync_directory(os.path.dirname(path))
             version = _stamp(os.fstat(descriptor))
-        self._keep_last_good(repository, data)
+        self._keep_own_index(repository, data)
         return version
 
     def sync_index(self, repository: str) -> None:
@@ -151,19 +152,16 @@ class LocalBackend:
                 self._durable.sync_file(descriptor)
                 self._durable.rename(temporary, marker)
 
-    def _keep_last_good(self, repository: str, data: bytes) -> None:
-        """Copy the index aside, with a checksum in place of durability: it is only for when index.json is damaged."""
-        path = self._layout.last_good_index(repository)
-        header = hashlib.sha256(data).hexdigest().encode() + b"\n"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
-        with suppress(OSError):
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            descriptor = os.open(path, flags, 0o644)
-            try:
-                _write_all(descriptor, header + data)
-                os.ftruncate(descriptor, len(header) + len(data))
-            finally:
-                os.close(descriptor)
+    def keep_good_index(self, repository: str, data: bytes, version: Version) -> None:
+        """Copy an index aside that was read, unless it is not the newest any more or somebody else is doing so."""
+        with suppress(OSError), locks.exclusive(self._layout.last_good_index(repository), wait=False) as copy:
+            if self.index_version(repository) == version:
+                _replace(copy, _checksummed(data))
+
+    def _keep_own_index(self, repository: str, data: bytes) -> None:
+        """Copy an index aside that was swapped in; a checksum stands for durability, it is only for the worst case."""
+        with suppress(OSError), locks.exclusive(self._layout.last_good_index(repository)) as copy:
+            _replace(copy, _checksummed(data))
 
     def repositories(self, prefix: str = "", after: str = "") -> Iterator[str]:
         """Walk the directories that can be repositories, reading no more of them than the caller asks for."""
@@ -428,6 +426,17 @@ def _write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def _checksummed(data: bytes) -> bytes:
+    return hashlib.sha256(data).hexdigest().encode() + b"\n" + data
+
+
+def _replace(descriptor: int, data: bytes) -> None:
+    """Make `data` the whole content of an open file, if it is not."""
+    if os.pread(descriptor, len(data) + 1, 0) != data:
+        _write_all(descriptor, data)
+        os.ftruncate(descriptor, len(data))
 
 
 def _unlink(path: str) -> None:

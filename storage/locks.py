@@ -13,12 +13,15 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def exclusive(path: str) -> Iterator[None]:
-    """Hold the lock on the file at `path`, made when missing, while the block runs; wait for it if need be."""
+def exclusive(path: str, *, wait: bool = True) -> Iterator[int]:
+    """Hold the lock on the file at `path`, made when missing, while the block runs; yield its descriptor.
+
+    Without `wait`, raises BlockingIOError if somebody else has it.
+    """
     descriptor = _open(path)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield descriptor
     finally:
         os.close(descriptor)
 

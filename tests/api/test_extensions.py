@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.oci import Remote, expect_status
+from tests.support.oci import Remote, expect_error, expect_status
 
 
 def counters(remote: Remote) -> dict[str, float]:
@@ -46,6 +46,15 @@ def test_extensions_are_discovered(remote: Remote) -> None:
             "description": str,
             "endpoints": list,
         }
+
+
+def test_extensions_of_a_repository_are_discovered_once_it_exists(remote: Remote) -> None:
+    """Extensions API: a repository that there is not has none to discover."""
+    expect_error(remote.get("_oci/ext/discover"), 404, "NAME_UNKNOWN")
+    remote.push_image("1")
+    answer = remote.get("_oci/ext/discover")
+    expect_status(answer, 200)
+    assert f"/v2/{remote.name}/_oci/ext/discover" in answer.json()["extensions"][0]["endpoints"]
 
 
 @pytest.mark.parametrize("count", [20])

@@ -77,6 +77,15 @@ def test_put_answers_201_with_location_and_digest(remote: Remote, by: str) -> No
     assert pulled.headers["Docker-Content-Digest"] == digest
 
 
+@pytest.mark.parametrize("by_digest", [False, True])
+def test_put_answers_with_the_etag_that_conditions_ask_for(remote: Remote, by_digest: bool) -> None:
+    """The pushed manifest's entity tag is its digest, in quotes, as `If-Match` has it."""
+    manifest = remote.build_image()
+    answer = remote.put_manifest(manifest, manifest.digest if by_digest else "1")
+    expect_status(answer, 201)
+    assert answer.headers["ETag"] == f'"{manifest.digest}"'
+
+
 @pytest.mark.parametrize(
     "shape",
     [

@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from tests.conftest import MakeServer
-from tests.support.oci import digest_of
+from tests.support.oci import Remote, digest_of
 from tests.support.server import Server
 from tests.support.wire import WireAnswer, connect, exchange, head, receive
 
@@ -336,3 +336,46 @@ def test_no_access_log_by_default(make_server: MakeServer) -> None:
     server = make_server()
     requests.get(server.url + "/v2/?who=me", timeout=PATIENCE)
     assert "who=me" not in server.log.read_text()
+
+
+def test_start_says_where_it_serves_and_how_to_push(make_server: MakeServer) -> None:
+    """A person who starts it reads the address, where the data lies, and a command that pushes."""
+    started = make_server()
+    log = started.log.read_text()
+    assert f"serves http://localhost:{started.port}\n" in log
+    assert f"Data lies in {started.root}\n" in log
+    assert f"docker push localhost:{started.port}/team/app:1\n" in log
+
+
+@pytest.mark.parametrize("level", ["info", "error"])
+def test_log_level(make_server: MakeServer, level: str) -> None:
+    """What is less grave than `log.level` is not written."""
+    started = make_server(config={"log": {"level": level}})
+    assert (" INFO " in started.log.read_text()) == (level == "info")
+
+
+class IPv6Server(Server):
+    """Serve on the loopback address of IPv6 only."""
+
+    @property
+    def host(self) -> str:
+        """Give host and port, as image names have them."""
+        return f"[::1]:{self.port}"
+
+
+def has_ipv6() -> bool:
+    """Tell whether there is a loopback address of IPv6."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no loopback address of IPv6")
+def test_ipv6(tmp_path: Path, repository: str) -> None:
+    """`http.address` may be an IPv6 address, and locations lead back to it."""
+    with IPv6Server(tmp_path / "data", config={"http": {"address": "::1"}}) as running:
+        remote = Remote(running.url, repository)
+        manifest = remote.push_image("1")
+        assert remote.get("manifests/1").content == manifest.body

@@ -25,6 +25,8 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "zeros": lambda data: bytes(len(data)),
     "a list": lambda _: b"[]",
     "a string": lambda _: b'"index"',
+    "an empty object": lambda _: b"{}",
+    "no manifests": lambda _: b'{"schemaVersion": 2}',
     "manifests is no list": lambda _: b'{"schemaVersion": 2, "manifests": {}}',
     "deep": lambda _: b"[" * 100_000,
 }
@@ -95,6 +97,24 @@ def test_damaged_index_without_a_good_copy(make_server: MakeServer) -> None:
         expect_error(reader.get("tags/list"), 503, "UNSUPPORTED")
         expect_error(reader.get("manifests/1"), 503, "UNSUPPORTED")
     expect_status(Remote(server.url, "other").get("/v2/_catalog"), 200)
+
+
+def test_index_that_another_tool_wrote_has_a_good_copy_once_it_was_read(make_server: MakeServer) -> None:
+    """Also where it replaced one of ours: what is served then, after a restart too, is the newest that was good."""
+    server = make_server(workers=2)
+    remote = Remote(server.url, "app")
+    remote.push_image("ours")
+    index = server.root / "app/index.json"
+    document = json.loads(index.read_bytes())
+    document["manifests"][0]["annotations"][REF_NAME] = "theirs"
+    index.write_text(json.dumps(document, indent=1))
+    assert remote.tags() == ["theirs"]
+    index.write_text("")
+    server.restart()
+    for reader in everywhere(server, "app"):
+        assert reader.tags() == ["theirs"]
+    lines = [line for line in server.log.read_text().splitlines() if "serving the last good copy" in line]
+    assert 1 <= len(lines) <= 4  # once in each worker, before and after the restart
 
 
 def test_damaged_copy_is_not_served(make_server: MakeServer) -> None:

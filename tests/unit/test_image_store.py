@@ -8,7 +8,7 @@ import json
 import os
 import traceback
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +290,26 @@ def test_a_manifest_is_accepted_only_with_what_is_there_under_the_lock(
         store.put_manifest(NAME, "v1", made.body)
     with pytest.raises(RepositoryUnknown):
         store.tags(NAME)
+
+
+def test_a_blob_is_deleted_only_if_nobody_needs_it_under_the_lock(
+    store: ImageStore, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A manifest that is pushed between the first look and the lock is heeded, and pulls whole."""
+    layer = push_blob(store, b"layer")
+    lock = LocalBackend.lock
+    pushed: list[Document] = []
+
+    def push_first(backend: LocalBackend, repository: str) -> AbstractContextManager[None]:
+        monkeypatch.setattr(LocalBackend, "lock", lock)
+        pushed.append(push_image(open_store(layout), "v1"))
+        return lock(backend, repository)
+
+    monkeypatch.setattr(LocalBackend, "lock", push_first)
+    with pytest.raises(StillReferenced):
+        store.delete_blob(NAME, layer)
+    assert [store.get_manifest(NAME, "v1").data] == [made.body for made in pushed]
+    assert store.blob_size(NAME, layer) == len(b"layer")
 
 
 # damage

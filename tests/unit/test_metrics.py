@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
 import multiprocessing
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -105,6 +108,31 @@ def test_without_a_directory_to_write_a_worker_counts_for_itself(tmp_path: Path)
     metrics.add("requests", 3)
     assert metrics.totals()["requests"] == 3
     assert Metrics(str(tmp_path / "file" / "metrics")).totals()["requests"] == 0
+
+
+def test_a_file_has_its_place_on_disk_before_it_is_written_to(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hole would be filled when it is written to, and on a full disk that ends the process."""
+    blocks: list[int] = []
+
+    class Noting(mmap.mmap):
+        def __new__(cls, descriptor: int, length: int) -> Self:
+            blocks.append(os.fstat(descriptor).st_blocks)
+            return super().__new__(cls, descriptor, length)
+
+    monkeypatch.setattr(mmap, "mmap", Noting)
+    Metrics(str(directory)).add("requests")
+    assert len(blocks) == 1
+    assert blocks[0] > 0
+
+
+def test_on_a_full_disk_a_worker_counts_for_itself(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_arguments: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", fail)
+    metrics = Metrics(str(directory))
+    metrics.add("requests", 3)
+    assert metrics.totals()["requests"] == 3
 
 
 def test_a_file_that_has_just_been_made_counts_nothing(directory: Path) -> None:
