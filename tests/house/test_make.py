@@ -52,7 +52,8 @@ def test_help_lists_every_target(tree: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lacking", "packages"), [("venv", "python3-venv"), ("version_info", "python3 python3-venv"), ("", "python3")]
+    ("lacking", "packages"),
+    [("venv", "python3-venv"), ("version_info", "python3 python3-venv"), ("", "python3 python3-venv")],
 )
 def test_run_says_which_package_is_missing(tree: Path, tmp_path: Path, lacking: str, packages: str) -> None:
     """Without venv, with too old a Python, or with none that works, it names the command that helps, and stops."""

@@ -300,7 +300,7 @@ def test_a_blob_is_deleted_only_if_nobody_needs_it_under_the_lock(
     lock = LocalBackend.lock
     pushed: list[Document] = []
 
-    def push_first(backend: LocalBackend, repository: str) -> AbstractContextManager[None]:
+    def push_first(backend: LocalBackend, repository: str) -> AbstractContextManager[object]:
         monkeypatch.setattr(LocalBackend, "lock", lock)
         pushed.append(push_image(open_store(layout), "v1"))
         return lock(backend, repository)
