@@ -9,15 +9,16 @@ import difflib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
-from marshmallow import Schema, ValidationError, fields, post_load, validates_schema
+from marshmallow import ValidationError, validates_schema
 
 from registry import config_values as values
+from registry.config_fields import MapField, NotBuilt, Section, SectionField, ValueField
 from registry.config_text import Pairs, parse_json, parse_yaml
 
 ENVIRONMENT_VARIABLE = "PIERHEAD_CONFIG"
@@ -130,118 +131,6 @@ class Config:
         if self.dist_spec_version == DIST_SPEC_VERSION:
             return ()
         return (f"distSpecVersion: is {self.dist_spec_version}, but this registry follows {DIST_SPEC_VERSION}",)
-
-
-class Section(Schema):
-    """Load an object into the dataclass `makes`; a field `stall_timeout` is the key `stallTimeout`."""
-
-    makes: ClassVar[type]
-
-    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
-        """Spell a key as zot does, unless the field says how."""
-        first, *rest = field_name.split("_")
-        field_obj.data_key = field_obj.data_key or first + "".join(map(str.capitalize, rest))
-
-    @post_load
-    def make(self, data: dict[str, Any], **kwargs: Any) -> object:
-        """Build the dataclass; its own defaults stand for what is absent."""
-        return self.makes(**data)
-
-    @property
-    def keys(self) -> dict[str, fields.Field[Any]]:
-        """Give the fields by the spelling of their keys."""
-        return {str(field.data_key): field for field in self.fields.values()}
-
-    def take(self, value: object) -> object:
-        """Load what has to be an object.
-
-        Raises ValueError if it is none, and ValidationError with the problems in it.
-        """
-        if not isinstance(value, Mapping):
-            raise values.expected("an object", value)
-        return self.load(value)
-
-
-class ValueField(fields.Field[Any]):
-    """Take a value by a function that raises ValueError."""
-
-    def __init__(self, parse: Callable[[object], object], **options: Any) -> None:
-        """Keep the function."""
-        super().__init__(error_messages={"null": "expected a value, got null", "required": "is missing"}, **options)
-        self.parse = parse
-
-    def _deserialize(self, value: object, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> object:
-        try:
-            return self.parse(value)
-        except ValueError as error:
-            raise ValidationError(str(error)) from error
-
-
-class SectionField(ValueField):
-    """Take an object by a schema of its own."""
-
-    def __init__(self, section: type[Section], **options: Any) -> None:
-        """Keep the schema, which also knows the spelling of the keys."""
-        self.section = section()
-        super().__init__(self.section.take, **options)
-
-
-class MapField(ValueField):
-    """Take an object whose keys are the user's own (and case-sensitive) and whose values share a schema."""
-
-    def __init__(self, parse_key: Callable[[str], str], section: type[Section], **options: Any) -> None:
-        """Keep the function that takes a key, and the schema of the values."""
-        super().__init__(self._entries, **options)
-        self.parse_key = parse_key
-        self.section = section()
-
-    def _entries(self, value: object) -> Mapping[str, Any]:
-        if not isinstance(value, Mapping):
-            raise values.expected("an object", value)
-        entries: dict[str, Any] = {}
-        errors: dict[str, Any] = {}
-        for key, item in value.items():
-            try:
-                entries[key] = self._entry(key, item)
-            except ValidationError as error:
-                errors[key] = error.messages
-        if errors:
-            raise ValidationError(errors)
-        return MappingProxyType(entries)
-
-    def _entry(self, key: str, item: object) -> object:
-        """Take both key and value, so that what is wrong with either is told."""
-        fault = self._key_fault(key)
-        try:
-            entry = self.section.take(item)
-        except ValidationError as error:
-            raise ValidationError({**error.messages_dict, **fault}) from error
-        except ValueError as error:
-            raise ValidationError({"_schema": [str(error)], **fault}) from error
-        if fault:
-            raise ValidationError(fault)
-        return entry
-
-    def _key_fault(self, key: str) -> dict[str, list[str]]:
-        try:
-            self.parse_key(key)
-        except ValueError as error:
-            return {"_schema": [str(error)]}
-        return {}
-
-
-class NotBuilt(ValueField):
-    """Stand for a key that zot knows and this registry does not carry out: refused, never ignored."""
-
-    _MESSAGE = "a key of zot's that is not built yet: remove it"
-
-    def __init__(self, **options: Any) -> None:
-        """Refuse any value."""
-        super().__init__(self._refuse, **options)
-        self.error_messages["null"] = self._MESSAGE
-
-    def _refuse(self, value: object) -> object:
-        raise ValueError(self._MESSAGE)
 
 
 class SubPathSection(Section):

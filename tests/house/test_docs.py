@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from registry.config import ConfigSection, MapField, NotBuilt, Section, SectionField
+from registry.config import ConfigSection
+from registry.config_fields import MapField, NotBuilt, Section, SectionField
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
