@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 
 from storage.backend import Redirect
@@ -21,28 +21,44 @@ class StoreController:
 
     def store(self, repository: str) -> ImageStore:
         """Return the store that the repository lies in, whether or not it exists."""
-        prefix = repository if self._substores else ""
-        while prefix:
-            if prefix in self._substores:
-                return self._substores[prefix]
-            prefix = prefix.rpartition("/")[0]
-        return self._default
+        prefix = self.prefix(repository)
+        return self._substores[prefix] if prefix else self._default
 
-    def repositories(self, after: str = "", limit: int | None = None) -> tuple[list[str], bool]:
-        """Return the names that follow `after` in byte-lexical order, and whether there are more."""
-        names = heapq.merge(
-            self._listed("", self._default, after),
-            *(self._listed(prefix, store, after) for prefix, store in self._substores.items()),
-        )
+    def prefix(self, repository: str) -> str:
+        """Return the prefix of the store that the repository lies in; the default store has the prefix ""."""
+        prefix = repository if self._substores else ""
+        while prefix and prefix not in self._substores:
+            prefix = prefix.rpartition("/")[0]
+        return prefix
+
+    def repositories(
+        self,
+        after: str = "",
+        limit: int | None = None,
+        *,
+        below: Iterable[str] = ("",),
+        visible: Callable[[str], bool] = lambda _: True,
+    ) -> tuple[list[str], bool]:
+        """Return the names that follow `after` in byte-lexical order, and whether there are more.
+
+        Only those that `visible` is true of; all of these lie at or below the directories in `below`, of which none
+        lies in another.
+        """
+        stores = {"": self._default, **self._substores}.items()
+        listings = (self._listed(prefix, store, part, after) for prefix, store in stores for part in below)
+        names = filter(visible, heapq.merge(*listings))
         if limit is None:
             return list(names), False
         found = list(islice(names, limit + 1))
         return found[:limit], len(found) > limit
 
-    def _listed(self, prefix: str, store: ImageStore, after: str) -> Iterator[str]:
-        """Yield a store's repositories, without those that lie under another store's prefix."""
-        names = store.backend.repositories(prefix, after)
-        return (name for name in names if self.store(name) is store)
+    def _listed(self, prefix: str, store: ImageStore, part: str, after: str) -> Iterator[str]:
+        """Yield a store's repositories in a part of it, without those that lie under another store's prefix."""
+        if not (_lies_in(part, prefix) or _lies_in(prefix, part)):
+            return
+        for name in store.backend.repositories(max(prefix, part, key=len), after):
+            if self.store(name) is store:
+                yield name
 
     def mount(self, repository: str, digest: Digest, source: str | None) -> bool:
         """Give a repository the blob of another one, or without `source` of any in its store; tell whether it worked.
@@ -65,3 +81,7 @@ class StoreController:
         finally:
             stream.close()
         return True
+
+
+def _lies_in(name: str, directory: str) -> bool:
+    return not directory or f"{name}/".startswith(f"{directory}/")

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
+from contextlib import suppress
 
 #: What keeps a directory from being synced: it may not be read, or its file system has no sync.
 _CANNOT_SYNC = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL, errno.EROFS})
@@ -74,6 +76,48 @@ class Durable:
         if len(self._known) >= _KNOWN:
             self._known.clear()
         self._known[path] = os.stat(path).st_ino
+
+
+def replace_file(path: str, data: bytes) -> None:
+    """Make `data` the whole content of a small file, durably; at every moment it has its old content or its new one.
+
+    A new file is its owner's alone, and so is its directory if it has to be made; a file that is replaced leaves its
+    mode, and where that is allowed its owner, to the new one. A symbolic link stays one.
+    """
+    path = os.path.realpath(path)
+    directory = os.path.dirname(path)
+    make_private_directory(directory)
+    temporary = f"{path}.tmp-{secrets.token_hex(8)}"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with suppress(FileNotFoundError):
+            _resemble(descriptor, os.stat(path))
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+        os.rename(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    finally:
+        os.close(descriptor)
+    Durable("/").sync_directory(directory)
+
+
+def make_private_directory(path: str) -> None:
+    """Make a directory that only its owner may enter, if it is missing."""
+    if not os.path.isdir(path):
+        Durable("/").make_directory(os.path.dirname(path))
+        with suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        Durable("/").sync_directory(os.path.dirname(path))
+
+
+def _resemble(descriptor: int, old: os.stat_result) -> None:
+    with suppress(PermissionError):
+        os.fchown(descriptor, old.st_uid, old.st_gid)
+    os.fchmod(descriptor, old.st_mode & 0o777)
 
 
 def _inode(path: str) -> int | None:

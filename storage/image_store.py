@@ -40,6 +40,9 @@ _BODIES = 16 * 1024 * 1024  #: bytes of manifests kept in memory
 #: Decides on a write, given the digest that the reference has now, if any.
 Precondition = Callable[[Digest | None], bool]
 
+#: Raises to refuse a push: told, for each tag (None: the manifest by its digest), the digest there is now and the new.
+Permit = Callable[[str | None, Digest | None, Digest], None]
+
 
 @dataclass(frozen=True, slots=True)
 class StoredManifest:
@@ -94,8 +97,11 @@ class ImageStore:
         content_type: str | None = None,
         tags: Sequence[str] = (),
         precondition: Precondition | None = None,
+        permit: Permit | None = None,
     ) -> PushedManifest:
         """Store a manifest under a tag or by its digest, and under `tags`; durable on return.
+
+        `permit` is asked tag by tag, finally while the repository's lock is held; what it raises ends the push.
 
         Raises TagInvalid, DigestInvalid, DigestMismatch, ManifestInvalid, ManifestTooLarge, ReferencesUnknown,
         PreconditionFailed and IndexDamaged; nothing is stored then.
@@ -108,6 +114,9 @@ class ImageStore:
             raise DigestMismatch("the manifest is not what the digest says", digest=by_digest, actual=digest)
 
         def check(state: Snapshot) -> None:
+            if permit:
+                for tag in names or (None,):
+                    permit(tag, _current(state, tag or digest), digest)
             if precondition and not precondition(_current(state, reference)):
                 raise PreconditionFailed("the condition of this push does not hold", reference=reference)
             self._check_references(repository, state, manifest)

@@ -13,6 +13,8 @@
     locks/<repository, / as %>              a file to flock, never unlinked
     indexes/<repository, / as %>            the last good index.json, should the real one be damaged
     metrics/<n>                             counters, a file for each worker
+    auth/                                   API keys and the keys that sign tokens: for nobody but the registry
+    limits/                                 who asked how often: tables that all workers share
 """
 
 from __future__ import annotations
@@ -94,6 +96,16 @@ class Layout:
     def metrics(self) -> str:
         """The directory of the workers' counters."""
         return f"{self.private}/metrics"
+
+    @property
+    def auth(self) -> str:
+        """The directory of what the registry keeps secret."""
+        return f"{self.private}/auth"
+
+    @property
+    def limits(self) -> str:
+        """The directory of the tables that bound rates and guesses."""
+        return f"{self.private}/limits"
 
 
 def _flat(name: str) -> str:

@@ -87,6 +87,32 @@ def test_the_lists_are_one_sorted_list_without_what_is_shadowed(
             assert controller.repositories(after, limit) == (rest[:limit], len(rest) > limit)
 
 
+@pytest.mark.parametrize(
+    ("below", "listed"),
+    [
+        ([""], ["a", "a/b", "a/b/x", "a/x", "b", "c/d/x", "c/x"]),
+        ([], []),
+        (["a"], ["a", "a/b", "a/b/x", "a/x"]),
+        (["a/b"], ["a/b", "a/b/x"]),
+        (["a/x", "c"], ["a/x", "c/d/x", "c/x"]),
+        (["c/d/x"], ["c/d/x"]),
+        (["c/d/y"], []),
+        (["x"], []),
+    ],
+)
+def test_a_list_of_parts(
+    controller: StoreController, stores: dict[str, ImageStore], below: list[str], listed: list[str]
+) -> None:
+    make_repositories(stores[""], "b", "c/x", "a/shadowed")
+    make_repositories(stores["a"], "a", "a/x")
+    make_repositories(stores["a/b"], "a/b", "a/b/x")
+    make_repositories(stores["c/d"], "c/d/x")
+    assert controller.repositories(below=below) == (listed, False)
+    odd = [name for name in listed if name.endswith("x")]
+    found, more = controller.repositories("", 1, below=below, visible=lambda name: name.endswith("x"))
+    assert (found, more) == (odd[:1], len(odd) > 1)
+
+
 def test_a_mount_between_stores_copies(controller: StoreController, stores: dict[str, ImageStore]) -> None:
     stores["a"].push_blob("a/x", DIGEST, io.BytesIO(DATA))
     assert controller.mount("other", DIGEST, "a/x")
