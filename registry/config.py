@@ -10,7 +10,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,7 +18,18 @@ from typing import Any
 from marshmallow import ValidationError, validates_schema
 
 from registry import config_values as values
-from registry.config_fields import MapField, NotBuilt, Section, SectionField, ValueField
+from registry.auth.policy import AccessControl, grants_more_than_anonymous
+from registry.config_auth import (
+    AccessControlSection,
+    AuthConfig,
+    AuthSection,
+    RateLimitConfig,
+    RateLimitSection,
+    TLSConfig,
+    TLSSection,
+    origins,
+)
+from registry.config_fields import ListField, MapField, NotBuilt, Section, SectionField, ValueField
 from registry.config_text import Pairs, parse_json, parse_yaml
 
 ENVIRONMENT_VARIABLE = "PIERHEAD_CONFIG"
@@ -41,6 +52,7 @@ _SIZE_LIMIT = 256 * 1024
 _DEFAULT_ROOT = "data"
 _MAX_WORKERS = 1024
 _MAX_THREADS = 65536
+_LONGEST_MEMORY = 60.0  # seconds that a verified password is remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,19 +94,36 @@ class StorageConfig(StoreConfig):
 
 @dataclass(frozen=True, slots=True)
 class HTTPConfig:
-    """Describe where the registry listens, and the URL that clients know it by."""
+    """Describe where the registry listens, the URL that clients know it by, and who may do what."""
 
     address: str = "127.0.0.1"
     port: int = 5000
     external_url: str | None = None
+    realm: str = "Pierhead"
+    allow_origin: tuple[str, ...] = ()
+    tls: TLSConfig | None = None
+    auth: AuthConfig = field(default_factory=AuthConfig)
+    access_control: AccessControl | None = None
+    ratelimit: RateLimitConfig | None = None
+    read_only: bool = False
+
+    @property
+    def has_identities(self) -> bool:
+        """Tell whether anybody can be more than anonymous here."""
+        return self.auth.has_schemes or bool(self.tls and self.tls.ca_cert)
 
 
 @dataclass(frozen=True, slots=True)
 class LogConfig:
-    """Describe the log; `level` is a key of LOG_LEVELS, `output` is `stdout`, `stderr` or an absolute path."""
+    """Describe the log; `level` is a key of LOG_LEVELS, `output` is `stdout`, `stderr` or an absolute path.
+
+    `format` is `text` or `json`; `audit` is the absolute path of the audit log.
+    """
 
     level: str = "info"
     output: str = "stdout"
+    format: str = "text"
+    audit: str | None = None
 
 
 def default_workers() -> int:
@@ -111,6 +140,7 @@ class ServerConfig:
     stall_timeout: float = 60.0
     graceful_timeout: float = 300.0
     keepalive: float = 75.0
+    auth_cache: float = 5.0
     trusted_proxies: tuple[str, ...] = ()
     sparse_indexes: bool = False
 
@@ -120,17 +150,50 @@ class Config:
     """Hold a whole valid configuration."""
 
     storage: StorageConfig
-    http: HTTPConfig = HTTPConfig()
+    http: HTTPConfig = field(default_factory=HTTPConfig)
     log: LogConfig = LogConfig()
     server: ServerConfig = field(default_factory=ServerConfig)
     dist_spec_version: str = DIST_SPEC_VERSION
+    source: str | None = field(default=None, compare=False)  #: the file that all this was read from
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """List what is worth a line in the log but no reason to refuse the configuration."""
-        if self.dist_spec_version == DIST_SPEC_VERSION:
-            return ()
-        return (f"distSpecVersion: is {self.dist_spec_version}, but this registry follows {DIST_SPEC_VERSION}",)
+        return tuple(_warnings(self))
+
+
+def _warnings(config: Config) -> Iterator[str]:
+    http, auth = config.http, config.http.auth
+    if config.dist_spec_version != DIST_SPEC_VERSION:
+        yield f"distSpecVersion: is {config.dist_spec_version}, but this registry follows {DIST_SPEC_VERSION}"
+    if http.access_control and not http.has_identities:
+        yield "http.accessControl: nobody can log in, so that anonymousPolicy alone decides: see http.auth"
+    if auth.has_passwords and _in_clear(config):
+        yield "http.auth: passwords cross the network in clear: set http.tls, or a proxy with TLS and http.externalUrl"
+    if http.external_url and not config.server.trusted_proxies and (auth.has_passwords or http.ratelimit):
+        yield (
+            "server.trustedProxies: is empty, so that all who come through the proxy of http.externalUrl have one "
+            "address, and share its rate limit and its failed logins"
+        )
+    if auth.has_passwords and not (auth.token or auth.bearer) and _anonymous_may_some(http.access_control):
+        yield (
+            "http.accessControl: docker does not log in where anonymous is served: with passwords alone it is asked "
+            "for one even to pull; set http.auth.token to let docker pull anonymously"
+        )
+
+
+def _in_clear(config: Config) -> bool:
+    http = config.http
+    local = http.address == "localhost" or http.address.startswith("127.") or http.address == "::1"
+    behind_tls = (http.external_url or "").startswith("https:")
+    return not (http.tls or behind_tls or local)
+
+
+def _anonymous_may_some(rules: AccessControl | None) -> bool:
+    """Tell whether anonymous is served something, and others more."""
+    if rules is None:
+        return False
+    return any(entry.anonymous_policy for entry in rules.repositories.values()) and grants_more_than_anonymous(rules)
 
 
 class SubPathSection(Section):
@@ -196,17 +259,24 @@ class HTTPSection(Section):
     address = ValueField(values.address)
     port = ValueField(values.port)
     external_url = ValueField(values.external_url)
-    realm = NotBuilt()
-    allow_origin = NotBuilt()
-    tls = NotBuilt()
-    auth = NotBuilt()
-    access_control = NotBuilt()
-    ratelimit = NotBuilt()
-    read_only = NotBuilt()
+    realm = ValueField(values.quotable)
+    allow_origin = ValueField(origins)
+    tls = SectionField(TLSSection)
+    auth = SectionField(AuthSection)
+    access_control = SectionField(AccessControlSection)
+    ratelimit = SectionField(RateLimitSection)
+    read_only = ValueField(values.boolean)
     allow_read_access = NotBuilt()
     compat = NotBuilt()
     read_timeout = NotBuilt()
     write_timeout = NotBuilt()
+
+    @validates_schema
+    def has_effect(self, data: Mapping[str, Any], **kwargs: Any) -> None:
+        """Refuse what says how a client certificate is read where none is asked for."""
+        tls = data.get("tls")
+        if data.get("auth", AuthConfig()).mtls and not (tls and tls.ca_cert):
+            raise ValidationError({"auth": {"mtls": ["has no effect without http.tls.cacert"]}})
 
 
 class LogSection(Section):
@@ -215,7 +285,8 @@ class LogSection(Section):
     makes = LogConfig
     level = ValueField(values.one_of(LOG_LEVELS))
     output = ValueField(values.log_output)
-    audit = NotBuilt()
+    format = ValueField(values.one_of(("text", "json")))
+    audit = ValueField(values.output_file)
 
 
 class ServerSection(Section):
@@ -227,6 +298,7 @@ class ServerSection(Section):
     stall_timeout = ValueField(values.positive_duration)
     graceful_timeout = ValueField(values.positive_duration)
     keepalive = ValueField(values.parse_duration, data_key="keepAlive")
+    auth_cache = ValueField(values.duration_between(0.0, _LONGEST_MEMORY))
     trusted_proxies = ValueField(values.networks)
     sparse_indexes = ValueField(values.boolean)
 
@@ -290,6 +362,9 @@ class _Names:
 
     def settle(self, value: object, field_or_section: object, path: str = "") -> object:
         """Turn the value of a field, or of a schema, into one that the schema can load."""
+        if isinstance(field_or_section, ListField) and values.is_list(value):
+            section = field_or_section.section
+            return [self.settle(item, section, f"{path}[{number}]") for number, item in enumerate(value)]
         if not isinstance(value, Pairs):
             return value
         if isinstance(field_or_section, Section):
@@ -301,16 +376,21 @@ class _Names:
         return value
 
     def _section(self, pairs: Pairs, section: Section, path: str) -> dict[str, object]:
-        spelling = {key.lower(): key for key in section.keys}
+        spelling = {key.lower(): key for key in section.keys if key != Section.OWN_KEYS}
         settled: dict[str, object] = {}
+        own = Pairs()
         for key, value in self._strings(pairs, path):
             name = spelling.get(key.lower())
-            if name is None:
+            if name is None and Section.OWN_KEYS in section.keys and not re.search("[A-Z]", key):
+                own.append((key, value))
+            elif name is None:
                 self._refuse(_join(path, key), _unknown(key, section))
             elif name in settled:
                 self._refuse(_join(path, key), "is given twice (upper and lower case make no difference)")
             else:
                 settled[name] = self.settle(value, section.keys[name], _join(path, name))
+        if own:
+            settled[Section.OWN_KEYS] = self.settle(own, section.keys[Section.OWN_KEYS], path)
         return settled
 
     def _map(self, pairs: Pairs, section: Section, path: str) -> dict[str, object]:
@@ -334,14 +414,17 @@ class _Names:
 
 
 def _unknown(key: str, section: Section) -> str:
-    names = {name.lower(): name for name, field in section.keys.items() if not isinstance(field, NotBuilt)}
+    built = (name for name, field in section.keys.items() if not isinstance(field, NotBuilt))
+    names = {name.lower(): name for name in built if name != Section.OWN_KEYS}
     close = difflib.get_close_matches(key.lower(), names, n=1)
     if close:
         return f'unknown key, did you mean "{names[close[0]]}"?'
     return f"unknown key, expected one of {', '.join(names.values())}"
 
 
-def _join(path: str, key: str) -> str:
+def _join(path: str, key: str | int) -> str:
+    if isinstance(key, int):
+        return f"{path}[{key}]"
     if not re.fullmatch("[A-Za-z][A-Za-z0-9]*", key):
         return f"{path}[{values.show(key)}]"
     return f"{path}.{key}" if path else key
@@ -351,13 +434,13 @@ def _flatten(errors: object, path: str = "") -> Iterator[Problem]:
     """Yield the problems in marshmallow's tree of messages."""
     if isinstance(errors, Mapping):
         for key, inner in errors.items():
-            yield from _flatten(inner, path if key == "_schema" else _join(path, key))
+            yield from _flatten(inner, path if key in ("_schema", Section.OWN_KEYS) else _join(path, key))
     elif isinstance(errors, list):
         for message in errors:
             yield Problem(path, message)
 
 
-def _validated(document: Pairs) -> Config:
+def _validated(document: Pairs, source: str | None = None) -> Config:
     names = _Names()
     section = ConfigSection()
     settled = names.settle(document, section)
@@ -367,7 +450,7 @@ def _validated(document: Pairs) -> Config:
         raise ConfigError([*names.problems, *_flatten(error.messages)]) from error
     if names.problems:
         raise ConfigError(names.problems)
-    return config
+    return replace(config, source=source)
 
 
 def load(path: str | None) -> Config:
@@ -375,7 +458,7 @@ def load(path: str | None) -> Config:
 
     Raises ConfigError with every problem of the file.
     """
-    return default_config() if path is None else _validated(_parse(Path(path)))
+    return default_config() if path is None else _validated(_parse(Path(path)), os.path.abspath(path))
 
 
 def default_config() -> Config:

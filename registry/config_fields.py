@@ -12,17 +12,22 @@ from registry import config_values as values
 class Section(Schema):
     """Load an object into the dataclass `makes`; a field `stall_timeout` is the key `stallTimeout`."""
 
-    makes: ClassVar[type]
+    makes: ClassVar[Any]
+
+    #: The key of a field that takes, by keys of the user's own, what stands among the section's keys.
+    OWN_KEYS: ClassVar[str] = "\0"
 
     def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
         """Spell a key as zot does, unless the field says how."""
         first, *rest = field_name.split("_")
-        field_obj.data_key = field_obj.data_key or first + "".join(map(str.capitalize, rest))
+        if field_obj.data_key is None:
+            field_obj.data_key = first + "".join(map(str.capitalize, rest))
 
     @post_load
     def make(self, data: dict[str, Any], **kwargs: Any) -> object:
         """Build the dataclass; its own defaults stand for what is absent."""
-        return self.makes(**data)
+        made: object = self.makes(**data)
+        return made
 
     @property
     def keys(self) -> dict[str, fields.Field[Any]]:
@@ -105,6 +110,31 @@ class MapField(ValueField):
         except ValueError as error:
             return {"_schema": [str(error)]}
         return {}
+
+
+class ListField(ValueField):
+    """Take a list of objects that share a schema."""
+
+    def __init__(self, section: type[Section], **options: Any) -> None:
+        """Keep the schema of the values."""
+        super().__init__(self._entries, **options)
+        self.section = section()
+
+    def _entries(self, value: object) -> tuple[Any, ...]:
+        if not values.is_list(value):
+            raise values.expected("a list of objects", value)
+        entries: list[Any] = []
+        errors: dict[int, Any] = {}
+        for number, item in enumerate(value):
+            try:
+                entries.append(self.section.take(item))
+            except ValidationError as error:
+                errors[number] = error.messages
+            except ValueError as error:
+                errors[number] = [str(error)]
+        if errors:
+            raise ValidationError(errors)
+        return tuple(entries)
 
 
 class NotBuilt(ValueField):

@@ -4,7 +4,8 @@ import ipaddress
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TypeGuard
 from urllib.parse import urlsplit
 
 from registry.config_text import Pairs
@@ -67,6 +68,40 @@ def whole_number(most: int) -> Callable[[object], int]:
     return parse
 
 
+def number_up_to(most: int) -> Callable[[object], int]:
+    """Make a function that takes a number from 0 to `most`."""
+
+    def parse(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+            raise expected(f"a whole number from 0 to {most}", value)
+        return value
+
+    return parse
+
+
+def positive_number(most: int) -> Callable[[object], float]:
+    """Make a function that takes a number above zero, and at most `most`."""
+
+    def parse(value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+            raise expected(f"a number above 0, and at most {most}", value)
+        return float(value)
+
+    return parse
+
+
+def duration_between(least: float, most: float) -> Callable[[object], float]:
+    """Make a function that takes a Go duration of so many seconds."""
+
+    def parse(value: object) -> float:
+        seconds = parse_duration(value)
+        if not least <= seconds <= most:
+            raise expected(f"a duration from {least:g} to {most:g} seconds", value)
+        return seconds
+
+    return parse
+
+
 def port(value: object) -> int:
     """Take a port as zot writes it, a string, or as a number."""
     number = int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,5}", value) else value
@@ -119,14 +154,86 @@ def one_of(choices: Collection[str]) -> Callable[[object], str]:
     return parse
 
 
+def one_of_exactly(choices: Sequence[str]) -> Callable[[object], str]:
+    """Make a function that takes one of these words, as it is spelt here."""
+
+    def parse(value: object) -> str:
+        if value not in choices:
+            raise expected(f"one of {', '.join(choices)}", value)
+        return str(value)
+
+    return parse
+
+
+def list_of(what: str, parse: Callable[[object], str]) -> Callable[[object], tuple[str, ...]]:
+    """Make a function that takes a list, and each of its values by another function."""
+
+    def parse_list(value: object) -> tuple[str, ...]:
+        if not is_list(value):
+            raise expected(f"a list of {what}", value)
+        return tuple(map(parse, value))
+
+    return parse_list
+
+
+def text(value: object) -> str:
+    """Take a line of text that says something."""
+    if not isinstance(value, str) or not value.isprintable() or not value.strip():
+        raise expected("a line of text", value)
+    return value
+
+
+def quotable(value: object) -> str:
+    """Take what can stand in quotes in a header (RFC 9110, section 5.6.4) without escapes."""
+    if not isinstance(value, str) or not re.fullmatch(r"[ !#-\[\]-~]+", value):
+        raise expected("text in ASCII, without quotation marks and backslashes", value)
+    return value
+
+
+def principal(value: object) -> str:
+    """Take the name of a user or group; there is no wildcard for everybody."""
+    if value == "*":
+        raise ValueError('expected a name; for everybody who can log in there is "defaultPolicy"')
+    return text(value)
+
+
+def attribute(value: object) -> str:
+    """Take the name of an LDAP attribute (RFC 4512, section 1.4)."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", value):
+        raise expected('the name of an attribute, such as "uid"', value)
+    return value
+
+
+def ldap_filter(value: object) -> str:
+    """Take an LDAP filter (RFC 4515), which stands in parentheses."""
+    if not isinstance(value, str) or not (value.startswith("(") and value.endswith(")")):
+        raise expected('a filter in parentheses, such as "(objectClass=person)"', value)
+    return value
+
+
 def log_output(value: object) -> str:
     """Take `stdout`, `stderr`, or a file, whose path becomes absolute."""
     if value in ("stdout", "stderr"):
         return str(value)
-    path = _absolute_path('"stdout", "stderr" or the path of a file', value)
+    return output_file(value, '"stdout", "stderr" or the path of a file')
+
+
+def output_file(value: object, what: str = "the path of a file") -> str:
+    """Take a file that can be written to, whose path becomes absolute."""
+    path = _absolute_path(what, value)
     if not os.path.isdir(os.path.dirname(path)) or os.path.isdir(path):
         raise expected("a file in a directory that exists", value)
     return path
+
+
+def file(value: object) -> str:
+    """Take a file that can be read, whose path becomes absolute."""
+    path = _absolute_path("the path of a file", value)
+    try:
+        with open(path, "rb"):  # noqa: PTH123  # a path may be anything that somebody wrote
+            return path
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def directory(value: object) -> str:
@@ -153,12 +260,12 @@ def version(value: object) -> str:
 
 def networks(value: object) -> tuple[str, ...]:
     """Take a list of IP addresses and CIDR networks; an address becomes a network of one."""
-    if not isinstance(value, list):
+    if not is_list(value):
         raise expected('a list of addresses and networks, such as ["127.0.0.1", "10.0.0.0/8"]', value)
     faults = [fault for fault in map(_network_fault, value) if fault]
     if faults:
         raise ValueError(f'expected addresses and networks such as "10.0.0.0/8", but {", ".join(faults)}')
-    return tuple(str(ipaddress.ip_network(network)) for network in value)
+    return tuple(str(ipaddress.ip_network(str(network))) for network in value)
 
 
 def _network_fault(value: object) -> str | None:
@@ -169,6 +276,11 @@ def _network_fault(value: object) -> str | None:
     except ValueError as error:
         return str(error)
     return None
+
+
+def is_list(value: object) -> TypeGuard[list[object]]:
+    """Tell whether a value is a list; an object of the text is a list of pairs, and none."""
+    return isinstance(value, list) and not isinstance(value, Pairs)
 
 
 def prefix(key: str) -> str:

@@ -182,7 +182,8 @@ class TestWhatIsRefused:
             "storage.subPaths.b.rootDirectory",
             "http.port",
             "http.prot",
-            "http.tls",
+            "http.tls.cert",
+            "http.tls.key",
             "log",
             "server.stallTimeout",
             "other",
@@ -201,22 +202,25 @@ class TestWhatIsRefused:
     def test_an_unknown_key_lists_the_known_ones(self, load_text: Load) -> None:
         assert only_problem(load_text, {"http": {"zzz": 1}}) == (
             "http.zzz",
-            "unknown key, expected one of address, port, externalUrl",
+            "unknown key, expected one of address, port, externalUrl, realm, allowOrigin, tls, auth, accessControl, "
+            "ratelimit, readOnly",
         )
 
     @pytest.mark.parametrize(
         "path",
         [
             *("storage.gc", "storage.gcDelay", "storage.gcInterval", "storage.retention", "storage.storageDriver"),
-            *("storage.remoteCache", "storage.redirectBlobURL", "http.auth", "http.accessControl", "http.tls"),
-            *("http.ratelimit", "http.allowOrigin", "http.readOnly", "http.realm", "http.compat", "log.audit"),
-            *("http.allowReadAccess", "http.readTimeout", "http.writeTimeout"),
+            *("storage.remoteCache", "storage.redirectBlobURL", "http.allowReadAccess", "http.compat"),
+            *("http.readTimeout", "http.writeTimeout", "http.auth.openid", "http.auth.sessionDriver"),
         ],
     )
     @pytest.mark.parametrize("value", [None, True, {}, "1h"])
     def test_a_key_of_zots_that_is_not_built(self, load_text: Load, path: str, value: object) -> None:
-        section, key = path.split(".")
-        refused, message = only_problem(load_text, {section: {key.upper(): value}})
+        *sections, key = path.split(".")
+        document: dict[str, object] = {key.upper(): value}
+        for section in reversed(sections):
+            document = {section: document}
+        refused, message = only_problem(load_text, document)
         assert refused == path
         assert "not built yet" in message
 

@@ -1,0 +1,98 @@
+"""A small file that is read again when it has changed, in every worker, with no restart."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Nanoseconds after which a time stamp is not given out again: a younger file is read each time, to be sure.
+_SETTLED = 2_000_000_000
+
+_Stamp = tuple[int, int, int, int]
+
+
+class WatchedFile(Generic[T]):
+    """What a file says, parsed; `parse` takes its bytes and raises ValueError for what it cannot accept.
+
+    What was good stays in force while the file is missing or says nothing acceptable, which is logged once for each
+    state of the file. `missing` is what a file says that is not there, where that is no error; `initial` what it said
+    when somebody else read it before.
+    """
+
+    def __init__(
+        self, path: str, parse: Callable[[bytes], T], *, missing: T | None = None, initial: T | None = None
+    ) -> None:
+        """Read nothing yet."""
+        self.path = path
+        self._parse = parse
+        self._missing = missing
+        self._lock = threading.Lock()
+        self._stamp: _Stamp | None = None
+        self._settled = False
+        self._data: bytes | None = None
+        self._value: T | None = initial
+        self._complaint = ""
+        #: Counts the changes of the value: equal numbers, equal values.
+        self.generation = 0
+
+    def get(self) -> T:
+        """Return the value, read anew if the file has changed; raise OSError or ValueError if there never was one."""
+        try:
+            stamp = _stamp_of(self.path)
+        except OSError as error:
+            return self._without(error)
+        if stamp == self._stamp and self._settled and self._value is not None:
+            return self._value
+        with self._lock:
+            return self._read()
+
+    def _read(self) -> T:
+        try:
+            with open(self.path, "rb", buffering=0) as file:  # noqa: PTH123  # fstat of the very file that is read
+                before = _stamp_from(os.fstat(file.fileno()))
+                data = file.readall()
+                unchanged = _stamp_from(os.fstat(file.fileno())) == before
+        except OSError as error:
+            return self._without(error)
+        if data != self._data or self._value is None:
+            try:
+                value = self._parse(data)
+            except ValueError as error:
+                return self._without(error)
+            self._value, self._data = value, data
+            self.generation += 1
+        self._complaint = ""
+        self._stamp = before
+        self._settled = unchanged and time.time_ns() - max(before[2], before[3]) > _SETTLED
+        return self._value
+
+    def _without(self, error: OSError | ValueError) -> T:
+        """Fall back on what was good, or on what a missing file stands for."""
+        if isinstance(error, FileNotFoundError) and self._missing is not None:
+            if self._value is not self._missing:
+                self._value, self._data = self._missing, None
+                self.generation += 1
+            return self._missing
+        if self._value is None:
+            raise error
+        complaint = str(error)
+        if complaint != self._complaint:
+            self._complaint = complaint
+            log.error("%s: %s; what it said before stays in force", self.path, complaint)
+        return self._value
+
+
+def _stamp_of(path: str) -> _Stamp:
+    return _stamp_from(os.stat(path))
+
+
+def _stamp_from(status: os.stat_result) -> _Stamp:
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
