@@ -1,0 +1,140 @@
+"""Names and passwords: which store knows them, and what keeps guessing slow and the registry quick."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
+
+from registry.auth.guessing import Guesses
+from registry.auth.identity import CredentialsRefused, Identity, PasswordStore
+from registry.auth.keys import Keys
+from registry.errors import RequestRefused
+from storage.cache import Cache
+
+_REMEMBERED = 10_000  #: verified credentials that one worker remembers
+_LONGEST = 1024  #: characters of a name or password that can be right
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    """What is known of credentials that were right: while the store's version is the same and until the deadline."""
+
+    identity: Identity
+    store: PasswordStore
+    version: object
+    deadline: float
+
+
+class _Flight:
+    """The one verification of some credentials that runs; others with the same credentials wait for it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+
+class Passwords:
+    """Verify names with passwords or API keys.
+
+    Slow verifications (a good hash takes 50 to 300 ms) and delays hold one of `slots`; who finds none is refused at
+    once, so that they never take all threads. Right credentials are remembered under a keyed hash for `remember`
+    seconds, and no longer than their store's version stays what it was.
+    """
+
+    def __init__(  # noqa: PLR0913
+        self,
+        stores: Sequence[PasswordStore],
+        keys: Keys | None,
+        guesses: Guesses,
+        *,
+        slots: int,
+        remember: float,
+        fail_delay: float = 0,
+    ) -> None:
+        self._stores = stores
+        self._keys = keys
+        self._guesses = guesses
+        self._slots = threading.BoundedSemaphore(max(1, slots))
+        self._remember = remember
+        self._fail_delay = fail_delay
+        self._secret = secrets.token_bytes(32)
+        self._verified: Cache[bytes, _Verified] = Cache(_REMEMBERED)
+        self._flights: WeakValueDictionary[bytes, _Flight] = WeakValueDictionary()
+        self._guard = threading.Lock()
+
+    def identity(self, user: str, password: str, address: str) -> Identity:
+        """Return who this is.
+
+        Raises CredentialsRefused, StoreUnavailable, and RequestRefused (429) when `address` guessed too often or too
+        many verifications run already.
+        """
+        self._guesses.check(user, address)
+        mark = self._fingerprint(user, password)
+        known = self._recall(mark)
+        if known is not None:
+            return known
+        if self._keys and self._keys.is_key(password) and (identity := self._keys.verify(user, password)):
+            return identity
+        with self._slot():
+            found = self._ask_once(mark, user, password)
+            if found is None:
+                self._guesses.failed(user, address)
+                time.sleep(self._fail_delay)
+                raise CredentialsRefused(reason="wrong name or password")
+        self._guesses.succeeded(user, address)
+        return found
+
+    def renewed(self, identity: Identity) -> Identity | None:
+        """Return who somebody is now, by the store that once vouched for them; None if it no longer does."""
+        if identity.scheme == "key":
+            return self._keys.renew(identity.name, identity.credential) if self._keys else None
+        stores = [store for store in self._stores if store.scheme == identity.scheme]
+        return stores[0].renew(identity.name, identity.credential) if stores else None
+
+    def _fingerprint(self, user: str, password: str) -> bytes:
+        text = f"{len(user)}:{user}{password}".encode(errors="surrogatepass")
+        return hashlib.blake2b(text, key=self._secret, digest_size=32).digest()
+
+    def _recall(self, mark: bytes) -> Identity | None:
+        known = self._verified.get(mark)
+        if known is None:
+            return None
+        if time.monotonic() < known.deadline and known.store.version() == known.version:
+            return known.identity
+        self._verified.drop(mark)
+        return None
+
+    def _ask_once(self, mark: bytes, user: str, password: str) -> Identity | None:
+        """Ask the stores, unless somebody else with the same credentials has just done so."""
+        with self._guard:
+            flight = self._flights.setdefault(mark, _Flight())
+        with flight.lock:
+            return self._recall(mark) or self._ask(mark, user, password)
+
+    def _ask(self, mark: bytes, user: str, password: str) -> Identity | None:
+        if not user or not password or max(len(user), len(password)) > _LONGEST:
+            return None
+        for store in self._stores:
+            version = store.version()
+            identity = store.verify(user, password)
+            if identity is not None:
+                deadline = time.monotonic() + self._remember
+                self._verified.put(mark, _Verified(identity, store, version, deadline))
+                return identity
+        return None
+
+    @contextmanager
+    def _slot(self) -> Iterator[None]:
+        if not self._slots.acquire(blocking=False):
+            raise RequestRefused(
+                "TOOMANYREQUESTS", 429, "too many logins at once: try again soon", headers={"Retry-After": "1"}
+            )
+        try:
+            yield
+        finally:
+            self._slots.release()
