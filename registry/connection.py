@@ -3,6 +3,7 @@
 import io
 import select
 import socket
+import ssl
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ from gunicorn.config import Config
 from gunicorn.http import body, errors, message, parser, wsgi
 
 from registry.stream import Stream
+from registry.tls_stream import TLSStream
 
 # A head is larger than this only by mistake or malice: request line and all fields together.
 MAX_HEAD = 64 * 1024
@@ -113,6 +115,7 @@ class Request(message.Request):
     """Parse a head as gunicorn does, with our body behind it."""
 
     body: Body
+    scheme: str
     _expected_100_continue: bool
 
     def set_body_reader(self) -> None:
@@ -172,6 +175,7 @@ class Connection:
         self.head = b""
         self.served = False
         self.deadline = 0.0
+        self.awaited = 0
 
     @property
     def idle(self) -> bool:
@@ -217,6 +221,7 @@ class Connection:
             raise errors.LimitRequestHeaders(f"the request's head is larger than {MAX_HEAD} bytes")
         self.parser.unreader.unread(head)
         request: Request = next(self.parser)
+        request.scheme = self.sock.scheme
         return request
 
     def close(self) -> None:
@@ -242,3 +247,46 @@ class Connection:
         while (left := deadline - time.monotonic()) > 0:
             if not self.sock.ready(select.POLLIN, left) or not self.sock.discard():
                 return
+
+
+class NotTLS(errors.ParseException):
+    """Say that a client speaks HTTP where TLS is spoken, in the words of Go's server, by which clients know it."""
+
+    def __str__(self) -> str:
+        """Give the message."""
+        return "Client sent an HTTP request to an HTTPS server."
+
+
+class TLSConnection(Connection):
+    """Hold what a worker knows of a client that has to speak TLS; nothing is set up for it before it speaks."""
+
+    def __init__(self, cfg: Config, stream: Stream, client: Any, server: Any, context: ssl.SSLContext) -> None:
+        """Take what a plain connection takes, and how to encrypt it."""
+        super().__init__(cfg, stream, client, server)
+        self.cfg = cfg
+        self.context = context
+        self.begun = False
+
+    def receive(self) -> bool:
+        """Go on with the handshake, then take what has arrived of a head; tell whether there is something to parse.
+
+        Raise EOFError when the client has gone, and HandshakeFailed.
+        """
+        if not self.begun:
+            first = self.sock.peek()
+            if first is None:
+                return False
+            if not first:
+                raise EOFError
+            self.begun = True
+            if first.isalpha():  # A method; TLS begins with 22.
+                return True
+            self.sock = TLSStream.over(self.sock, self.context)
+            self.parser = _Parser(self.cfg, self.sock, self.client)
+        return super().receive()
+
+    def parse(self) -> Request:
+        """Parse the head; raise gunicorn's ParseException if it is malformed, or came without TLS."""
+        if not isinstance(self.sock, TLSStream):
+            raise NotTLS
+        return super().parse()

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from registry.auth.certificates import CLIENT_CERTIFICATE
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -32,6 +34,7 @@ class TrustedProxies:
             return self._plain(environ, start_response)
         if not _PREFIX.fullmatch(environ.get("HTTP_X_FORWARDED_PREFIX", "")):
             del environ["HTTP_X_FORWARDED_PREFIX"]
+        environ.pop(CLIENT_CERTIFICATE, None)  # it is the proxy's own
         return self._forwarded(environ, start_response)
 
     def _is_trusted(self, peer: str) -> bool:

@@ -3,14 +3,13 @@
 import errno
 import gc
 import logging
-import logging.handlers
 import math
 import os
 import resource
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,9 @@ from flask import Flask
 from gunicorn import glogging
 from gunicorn.app.base import BaseApplication
 
-from registry import create_app
-from registry.config import LOG_LEVELS, Config, HTTPConfig, LogConfig
+from registry import create_app, logs
+from registry.audit import Audit
+from registry.config import Config, HTTPConfig
 
 # A worker is killed when its main loop gives no sign for so long; its threads may take as long as they need.
 _LOOP_TIMEOUT = 120
@@ -41,6 +41,12 @@ class _Logger(glogging.Logger):
         self.cfg = cfg
         self.error_log.propagate = self.access_log.propagate = True
         self._access_log_enabled = logging.getLogger().isEnabledFor(logging.DEBUG)
+
+    def access(self, resp: Any, req: Any, environ: Any, request_time: timedelta) -> None:
+        """Write a line about an answered request. (Gunicorn's would carry all its headers, the credentials too.)"""
+        if self._access_log_enabled:
+            line = logs.access_line(environ, req.path, resp, request_time.total_seconds())
+            self.access_log.debug("%s", line, extra={"request_id": environ.get(logs.REQUEST_ID, "")})
 
 
 class Server(BaseApplication):
@@ -105,27 +111,26 @@ def _raise_file_limit() -> None:
 
 
 def prepare(config: Config) -> None:
-    """Do for this process what gunicorn leaves to us; raise OSError if the log cannot be written."""
+    """Do for this process what gunicorn leaves to us.
+
+    Raises OSError if the log cannot be written, and StartError.
+    """
     _raise_file_limit()
-    _configure_logging(config.log)
-    for warning in config.warnings:
+    logs.configure(config.log)
+    for warning in [*config.warnings, *_tls_warnings(config.http)]:
         logging.getLogger(__name__).warning(warning)
 
 
-def _configure_logging(log: LogConfig) -> None:
-    """Send the log where the configuration says; a file that is rotated away is opened anew."""
-    streams = {"stdout": sys.stdout, "stderr": sys.stderr}
-    handler: logging.Handler
-    if log.output in streams:
-        handler = logging.StreamHandler(streams[log.output])
-    else:
-        handler = logging.handlers.WatchedFileHandler(log.output)
-    logging.basicConfig(
-        handlers=[handler],
-        level=LOG_LEVELS[log.level],
-        format="%(asctime)s %(levelname)s [%(process)d] %(name)s: %(message)s",
-        force=True,
-    )
+def _tls_warnings(http: HTTPConfig) -> list[str]:
+    """List what is worth a warning about the certificate; raise StartError if nothing can be encrypted with it."""
+    if http.tls is None:
+        return []
+    from registry.tls_check import check  # noqa: PLC0415  # what is not configured is not imported
+
+    findings = check(http.tls)
+    if fatal := [str(finding) for finding in findings if finding.fatal]:
+        raise StartError("\n".join(fatal))
+    return [str(finding) for finding in findings]
 
 
 def _listen(http: HTTPConfig) -> str:
@@ -148,7 +153,7 @@ def _ready(config: Config) -> None:
     host = "localhost" if http.address in ("127.0.0.1", "::1", "0.0.0.0", "::") else http.address
     host = f"[{host}]" if ":" in host else host
     image = f"{host}:{http.port}/team/app:1"
-    click.echo(f"Pierhead {version('pierhead')} serves http://{host}:{http.port}")
+    click.echo(f"Pierhead {version('pierhead')} serves {'https' if http.tls else 'http'}://{host}:{http.port}")
     click.echo(f"Data lies in {config.storage.root_directory}")
     click.echo(f"Push an image: docker pull alpine && docker tag alpine {image} && docker push {image}")
     # What lives now lives on in every worker: the collector shall not touch, and so copy, its pages.
@@ -182,6 +187,9 @@ def run(config: Config) -> None:
     """Serve until a signal ends it, then leave the process by SystemExit; raise StartError if it cannot start."""
     with _explained("cannot write the log"):
         prepare(config)
+    if config.log.audit:
+        with _explained("cannot write the audit log"):
+            Audit(config.log.audit).check()
     with _explained("cannot use the storage"):
         for store in (config.storage, *config.storage.sub_paths.values()):
             _check_directory(Path(store.root_directory))

@@ -6,7 +6,8 @@ import select
 import socket
 import struct
 import termios
-from typing import IO, TYPE_CHECKING, Self
+from collections.abc import Mapping
+from typing import IO, TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -23,6 +24,9 @@ class Stream(socket.socket):
     timeout bounds a whole `sendall`, and so would throw out a slow reader that does read.)
     """
 
+    scheme = "http"
+    #: What has to come before it can go on, POLLIN or POLLOUT.
+    wants = select.POLLIN
     stall_timeout: float
     _held = b""
 
@@ -34,11 +38,23 @@ class Stream(socket.socket):
         stream.stall_timeout = stall_timeout
         return stream
 
+    @property
+    def client_certificate(self) -> Mapping[str, Any] | None:
+        """Return the client's certificate in the form of `ssl.SSLSocket.getpeercert`, if it proved to have one."""
+        return None
+
     def ready(self, event: int, seconds: float) -> bool:
         """Tell whether the event, POLLIN or POLLOUT, comes within so many seconds."""
         poll = select.poll()
         poll.register(self, event)
         return bool(poll.poll(seconds * 1000))
+
+    def peek(self) -> bytes | None:
+        """Give the first byte that has arrived and leave it there; None if nothing has, empty at the end."""
+        try:
+            return super().recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return None
 
     def recv_now(self, size: int) -> bytes | None:
         """Receive what has arrived already; None if nothing has, empty at the end."""
@@ -83,9 +99,13 @@ class Stream(socket.socket):
                 self.sendall(held, socket.MSG_MORE)
         while rest:
             try:
-                rest = rest[super().send(rest, flags) :]
+                rest = rest[self._send_some(rest, flags) :]
             except BlockingIOError:
                 self._await(select.POLLOUT)
+
+    def _send_some(self, data: memoryview, flags: int) -> int:
+        """Send what there is room for and give the number of bytes; raise BlockingIOError if there is none."""
+        return super().send(data, flags)
 
     def sendfile(  # type: ignore[override]  # Of a real file only, which is all that gunicorn sends so.
         self, file: IO[bytes], offset: int = 0, count: int | None = None

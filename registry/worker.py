@@ -8,6 +8,7 @@ pool that grows on demand; whoever moves no byte for the stall timeout is thrown
 
 import errno
 import queue
+import select
 import selectors
 import socket
 import threading
@@ -21,11 +22,14 @@ from typing import Any
 from gunicorn.http import errors, wsgi
 from gunicorn.workers.gthread import ThreadWorker
 
+from registry.auth.certificates import CLIENT_CERTIFICATE
 from registry.balance import Balance
 from registry.config import load_from_environment
-from registry.connection import Connection, Request, Response
+from registry.connection import Connection, Request, Response, TLSConnection
 from registry.errors import error_body
 from registry.stream import Stream
+from registry.tls import Contexts, contexts_of
+from registry.tls_stream import HandshakeFailed
 
 # How long a thread waits for a connection's next request: most clients ask again at once.
 _NEXT_REQUEST_SECONDS = 0.005
@@ -35,6 +39,7 @@ _STOP_POLL_SECONDS = 0.1
 _SWEEP_SECONDS = 0.25
 _ACCEPT_PAUSE_SECONDS = 0.5
 _SHOWN_CHARACTERS = 200
+
 # How long a worker that has more connections than another lets it accept the next one.
 _POLITE_SECONDS = 0.0005
 
@@ -98,13 +103,15 @@ class Worker(ThreadWorker):
     """Serve the application that `registry.server` built, or under `gunicorn wsgi:app` the one that gunicorn did."""
 
     alive: bool
+    contexts: Contexts | None
 
     def __init__(self, *args: Any) -> None:
         """Take what gunicorn's arbiter gives a worker."""
         super().__init__(*args)
-        server = (getattr(self.app, "config", None) or load_from_environment()).server
-        self.stall_timeout: float = server.stall_timeout
-        self.keepalive: float = server.keepalive
+        config = getattr(self.app, "config", None) or load_from_environment()
+        self.stall_timeout: float = config.server.stall_timeout
+        self.keepalive: float = config.server.keepalive
+        self.contexts = contexts_of(config.http)
         self.balance = _balance()
         self.waiting: set[Connection] = set()
         self.next_sweep = 0.0
@@ -142,7 +149,12 @@ class Worker(ThreadWorker):
             return
         self.accept_failing = False
         self._count_connections(1)
-        self.await_head(Connection(self.cfg, Stream.adopt(sock, self.stall_timeout), client, listener.getsockname()))
+        self.await_head(self._connection(Stream.adopt(sock, self.stall_timeout), client, listener.getsockname()))
+
+    def _connection(self, stream: Stream, client: Any, server: Any) -> Connection:
+        if self.contexts is None:
+            return Connection(self.cfg, stream, client, server)
+        return TLSConnection(self.cfg, stream, client, server, self.contexts.get())
 
     def _pause_accepting(self, error: OSError) -> None:
         if not self.accept_failing:
@@ -155,12 +167,19 @@ class Worker(ThreadWorker):
         """Wait for the next request of a connection, in the poller."""
         self._set_deadline(conn)
         self.waiting.add(conn)
-        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_readable, conn))
+        conn.awaited = conn.sock.wants
+        event = selectors.EVENT_READ if conn.awaited == select.POLLIN else selectors.EVENT_WRITE
+        self.poller.register(conn.sock, event, partial(self.on_ready, conn))
 
-    def on_readable(self, conn: Connection, _sock: object) -> None:
+    def on_ready(self, conn: Connection, _sock: object) -> None:
         """Take what has come of a head; hand the connection to a thread once that is enough."""
         try:
             complete = conn.receive()
+        except HandshakeFailed as error:
+            self.log.info("TLS handshake with %s failed: %s", conn.client, error)
+            self._stop_waiting(conn)
+            self.tpool.submit(self.turn_away, conn)
+            return
         except (OSError, EOFError):
             self._stop_waiting(conn)
             self.forget(conn)
@@ -168,6 +187,9 @@ class Worker(ThreadWorker):
         if complete:
             self._stop_waiting(conn)
             self.tpool.submit(self.handle, conn)
+        elif conn.sock.wants != conn.awaited:
+            self._stop_waiting(conn)
+            self.await_head(conn)
         else:
             self._set_deadline(conn)
 
@@ -225,9 +247,14 @@ class Worker(ThreadWorker):
             self.log.info("Threw out %s: %s", conn.client, error)
             conn.sock.reset()
         except _CLIENT_GONE as error:
-            self.log.debug("Connection of %s ended: %r", conn.client, error)
+            self.log.debug("Connection of %s ended: %s", conn.client, type(error).__name__)
         except Exception:
             self.log.exception("Error on the connection of %s", conn.client)
+        self.method_queue.defer(self.forget, conn)
+
+    def turn_away(self, conn: Connection) -> None:
+        """Close a connection on which no request can come, so that the client sees why."""
+        conn.linger()
         self.method_queue.defer(self.forget, conn)
 
     def _serve(self, conn: Connection) -> bool:
@@ -250,6 +277,8 @@ class Worker(ThreadWorker):
         started = datetime.now()
         response, environ = wsgi.create(req, conn.sock, conn.client, conn.server, self.cfg, response_class=Response)
         environ["wsgi.multithread"] = True
+        if (certificate := conn.sock.client_certificate) is not None:
+            environ[CLIENT_CERTIFICATE] = certificate
         self._count(response)
         try:
             self._respond(response, self.wsgi(environ, response.start_response))
@@ -259,7 +288,7 @@ class Worker(ThreadWorker):
             if not response.headers_sent:
                 raise
             # The answer has begun: all that is left is to cut it off, so that the client sees it is not whole.
-            self.log.exception("Error in the middle of an answer to %s %s", req.method, req.uri)
+            self.log.exception("Error in the middle of an answer to %s %s", req.method, req.path)
             return False
         finally:
             self.log.access(response, req, environ, datetime.now() - started)
@@ -292,7 +321,8 @@ class Worker(ThreadWorker):
         if isinstance(exc, errors.ParseException) and not isinstance(exc, _APPLICATION_ERRORS):
             status = _STATUS.get(type(exc), HTTPStatus.BAD_REQUEST)
             text = str(exc)[:_SHOWN_CHARACTERS]
-            self.log.debug("Refused a request of %s: %s", addr, text)
+            # What it is about is not told: a header's words may be a credential.
+            self.log.debug("Refused a request of %s: %s", addr, type(exc).__name__)
         else:
             status = HTTPStatus.INTERNAL_SERVER_ERROR
             text = "the request could not be handled"
@@ -309,6 +339,7 @@ def _refusal(status: HTTPStatus, text: str, reason: str) -> bytes:
         "Content-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n"
         "Docker-Distribution-API-Version: registry/2.0\r\n"
+        "X-Content-Type-Options: nosniff\r\n"
         "\r\n"
     )
     return head.encode() + body
