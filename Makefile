@@ -9,10 +9,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 NEED_PYTHON := Python 3.11 or later is needed, as "$(PYTHON)". On Debian or Ubuntu: sudo apt-get install python3 python3-venv
 NEED_VENV := The venv module of "$(PYTHON)" is incomplete. On Debian or Ubuntu: sudo apt-get install python3-venv
+NEED_HEADERS := The extra "ldap" is not installed, so its tests are skipped: it is compiled. On Debian, run tests/clients/install.sh as root
 NEED_NETWORK := The packages could not be installed; pip says why above. Once that is mended, run make again.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench clean
+.PHONY: help run test lint bench clean debian-packages
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,8 +21,7 @@ help: ## list the targets
 run: $(VENV)/installed ## serve on 127.0.0.1:5000 with the data in ./data, or as CONFIG=file says
 	@exec $(BIN)/pierhead serve $(CONFIG)
 
-test: $(VENV)/installed-dev ## set up and run every test; ARGS="-k manifests" runs some, JOBS=1 one at a time
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then sh tests/clients/install.sh; fi
+test: $(VENV)/installed-ldap ## set up and run every test; ARGS="-k manifests" runs some, JOBS=1 one at a time
 	@$(BIN)/pytest -n $(JOBS) $(ARGS)
 
 lint: $(VENV)/installed-dev ## check style, format and types
@@ -52,3 +52,15 @@ $(VENV)/installed-dev: $(VENV)/python
 	@echo 'Installing Pierhead and the tools of its developers'
 	@$(BIN)/python -m pip install --quiet --use-pep517 --editable '.[dev]' || { echo '$(NEED_NETWORK)' >&2; exit 1; }
 	@touch $(VENV)/installed $@
+
+debian-packages:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then PYTHON='$(PYTHON)' sh tests/clients/install.sh; fi
+
+# python-ldap has no wheels. Where it is not there and cannot be compiled, its tests are skipped, and say so.
+$(VENV)/installed-ldap: $(VENV)/installed-dev | debian-packages
+	@if $(BIN)/python -c 'import ldap' 2>/dev/null || printf '#include <%s>\n' Python.h ldap.h sasl/sasl.h | \
+		cc -E -I "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')" - >/dev/null 2>&1; then \
+		echo 'Installing what LDAP needs'; \
+		$(BIN)/python -m pip install --quiet --use-pep517 --editable '.[ldap]' || { echo '$(NEED_NETWORK)' >&2; exit 1; }; \
+		touch $@; \
+	else echo '$(NEED_HEADERS)' >&2; fi

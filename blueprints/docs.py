@@ -11,6 +11,8 @@ from flask import Blueprint, Flask, Response, redirect, request
 from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Response as AnyResponse
 
+from registry.auth.gate import public
+
 PREFIX = "/swagger/v2"
 
 _SOURCES = files("swagger")
@@ -31,6 +33,7 @@ def register(app: Flask) -> None:
     """
     site = cache(lambda: _build_site(describe(app.url_map)))
 
+    @public
     def serve(page: str = "") -> AnyResponse:
         return Response.from_app(site(), request.environ)
 
@@ -142,4 +145,6 @@ def _drop_query() -> AnyResponse | None:
 def _confine_to_this_host(response: Response) -> Response:
     response.headers["Content-Security-Policy"] = _CONTENT_SECURITY_POLICY
     response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["X-Frame-Options"] = "DENY"  # for browsers that do not know frame-ancestors
+    response.headers["Referrer-Policy"] = "no-referrer"
     return response

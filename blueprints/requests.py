@@ -118,14 +118,18 @@ def page_size() -> int | None:
 
 
 def precondition() -> Callable[[str | None], bool] | None:
-    """Return what If-Match and If-None-Match ask of the digest that is there now (RFC 9110, section 13.1)."""
-    match, none_match = request.if_match, request.if_none_match
-    if "If-Match" not in request.headers and "If-None-Match" not in request.headers:
+    """Return what If-Match and If-None-Match ask of the digest that is there now (RFC 9110, section 13.1).
+
+    It may be asked in another thread, for which this request is not at hand.
+    """
+    match = request.if_match if "If-Match" in request.headers else None
+    none_match = request.if_none_match if "If-None-Match" in request.headers else None
+    if match is None and none_match is None:
         return None
 
     def holds(digest: str | None) -> bool:
-        if "If-Match" in request.headers and (digest is None or not match.contains(digest)):
+        if match is not None and (digest is None or not match.contains(digest)):
             return False
-        return digest is None or not ("If-None-Match" in request.headers and none_match.contains_weak(digest))
+        return digest is None or none_match is None or not none_match.contains_weak(digest)
 
     return holds

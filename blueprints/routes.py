@@ -1,4 +1,4 @@
-"""What all routes share: how a name stands in a URL, the check of names and digests, the end of every answer."""
+"""What all routes share: how a name stands in a URL, what is asked before each runs, the end of every answer."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from flask import Flask, Response, request
 from werkzeug.routing import PathConverter
 
 from registry.context import pierhead
+from registry.logs import request_id
 from storage.digest import parse_digest
 from storage.names import check_name
 
@@ -19,15 +20,19 @@ class NameConverter(PathConverter):
 
 
 def install(app: Flask) -> None:
-    """Check the values in every URL before its route runs, and finish every answer."""
+    """Check every request before its route runs, and finish every answer."""
     app.url_map.converters["name"] = NameConverter
-    app.url_value_preprocessor(_check_values)
+    app.before_request(_admit)
     app.after_request(_finish)
 
 
-def _check_values(_endpoint: str | None, values: dict[str, Any] | None) -> None:
-    if not values:
-        return
+def _admit() -> None:
+    """Let the request through to its route, if its words are well-formed and its maker may do this."""
+    _check_values(request.view_args or {})
+    pierhead().gate.admit()
+
+
+def _check_values(values: dict[str, Any]) -> None:
     if values.get("name") is not None:
         check_name(values["name"])
     if "digest" in values:
@@ -37,6 +42,9 @@ def _check_values(_endpoint: str | None, values: dict[str, Any] | None) -> None:
 def _finish(response: Response) -> Response:
     if request.path.startswith(("/v2", "/oras/")):
         response.headers["Docker-Distribution-API-Version"] = "registry/2.0"
+    # A blob may be a page with a script, and its pusher somebody else than who opens it in a browser.
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["X-Request-Id"] = request_id()
     metrics = pierhead().metrics
     metrics.add("requests")
     metrics.add(f"responses_{response.status_code // 100}xx")

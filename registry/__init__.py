@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from flask import Flask
+from flask import Flask, request
 
-from registry import errors
+from registry import audit, cors, errors, logs
+from registry.audit import Audit
+from registry.auth.build import build_gate
 from registry.config import Config, load_from_environment
 from registry.context import Pierhead
 from registry.metrics import Metrics
 from registry.proxy import TrustedProxies
+from registry.ratelimit import RateLimit
 from registry.stores import build_controller
+from registry.tls_only import TLSOnly
 from storage.layout import Layout
 
 
@@ -18,7 +22,7 @@ def create_app(config: Config | None = None) -> Flask:
 
     Raises registry.config.ConfigError.
     """
-    from blueprints import docs, extensions, routes  # noqa: PLC0415
+    from blueprints import docs, extensions, routes, token  # noqa: PLC0415
     from blueprints.distribution import blobs, manifests, ping, referrers, tags, uploads  # noqa: PLC0415
     from registry import cli  # noqa: PLC0415
 
@@ -26,14 +30,27 @@ def create_app(config: Config | None = None) -> Flask:
     app = Flask("registry", static_folder=None)
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = False
-    metrics = Metrics(Layout(config.storage.root_directory).metrics)
-    app.extensions["pierhead"] = Pierhead(config, build_controller(config, metrics.add), metrics)
+    layout = Layout(config.storage.root_directory)
+    metrics = Metrics(layout.metrics)
+    controller = build_controller(config, metrics.add)
+    app.extensions["pierhead"] = Pierhead(config, controller, build_gate(config), metrics)
     errors.install(app)
+    if config.log.audit:
+        audit.install(app, Audit(config.log.audit))
+    logs.install(app)
+    cors.install(app, config.http.allow_origin)
+    if config.http.ratelimit:
+        limit = RateLimit(config.http.ratelimit, layout.limits)
+        app.before_request(lambda: limit.check(request.method, request.remote_addr or ""))
     routes.install(app)
     for module in (ping, manifests, blobs, uploads, tags, referrers, extensions):
         app.register_blueprint(module.blueprint)
+    if config.http.auth.token:
+        app.register_blueprint(token.blueprint)
     docs.register(app)
     cli.register(app)
+    if config.http.tls:
+        app.wsgi_app = TLSOnly(app.wsgi_app)  # type: ignore[method-assign]
     if config.server.trusted_proxies:
         app.wsgi_app = TrustedProxies(app.wsgi_app, config.server.trusted_proxies)  # type: ignore[method-assign]
     return app

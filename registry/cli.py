@@ -4,17 +4,12 @@ import click
 from flask import Flask
 
 from registry import server
-from registry.config import Config, ConfigError, load, load_from_environment
-
-
-def _load(path: str | None) -> Config:
-    """Load a file, else what the environment names; end with exit code 1 and a line for each problem of it."""
-    try:
-        return load(path) if path else load_from_environment()
-    except ConfigError as error:
-        for problem in error.problems:
-            click.echo(str(problem), err=True)
-        raise click.exceptions.Exit(1) from None
+from registry.auth.build import build_gate
+from registry.commands.authz import authz
+from registry.commands.common import load_config
+from registry.commands.keys import key
+from registry.commands.tokens import token
+from registry.commands.users import user
 
 
 @click.command()
@@ -25,7 +20,7 @@ def serve(config: str | None) -> None:
     Without CONFIG, the file that PIERHEAD_CONFIG names is used, and without that, defaults: 127.0.0.1:5000, ./data.
     """
     try:
-        server.run(_load(config))
+        server.run(load_config(config, code=1))
     except server.StartError as error:
         raise click.ClickException(str(error)) from error
 
@@ -34,8 +29,18 @@ def serve(config: str | None) -> None:
 @click.argument("config", type=click.Path())
 def verify(config: str) -> None:
     """Check the file CONFIG and name every problem with its path, one per line."""
-    settings = _load(config)
-    for warning in settings.warnings:
+    from registry.tls_check import check as check_tls  # noqa: PLC0415  # the server has no use for its libraries
+
+    settings = load_config(config, code=1)
+    try:
+        build_gate(settings)
+    except (OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    findings = check_tls(settings.http.tls) if settings.http.tls else []
+    faults = [str(finding) for finding in findings if finding.fatal]
+    if faults:
+        raise click.ClickException("\n".join(faults))
+    for warning in (*settings.warnings, *findings):
         click.echo(f"warning: {warning}", err=True)
     click.echo(f"{config}: valid")
 
@@ -46,7 +51,7 @@ def main() -> None:
     """Run Pierhead, an OCI registry."""
 
 
-COMMANDS = (serve, verify)
+COMMANDS = (serve, verify, user, key, token, authz)
 
 for _command in COMMANDS:
     main.add_command(_command)

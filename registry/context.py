@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 from flask import current_app, request
 
 if TYPE_CHECKING:
+    from registry.auth.gate import Gate
     from registry.config import Config
     from registry.metrics import Metrics
     from storage.controller import StoreController
@@ -20,6 +21,7 @@ class Pierhead:
 
     config: Config
     controller: StoreController
+    gate: Gate
     metrics: Metrics
 
 

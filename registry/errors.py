@@ -5,14 +5,15 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
+from registry.auth.identity import StoreUnavailable
 from registry.context import location
+from registry.logs import request_id
 from storage import errors as store
 from storage.errors import StorageError
 
@@ -52,11 +53,15 @@ def _upload_state(error: StorageError) -> Mapping[str, str]:
     }
 
 
+def other_methods() -> set[str]:
+    """Return the methods that this request's URL has beside its own."""
+    adapter = current_app.create_url_adapter(request)
+    return set(adapter.allowed_methods() if adapter else ()) - {request.method}
+
+
 def _allowed_instead(_error: StorageError) -> Mapping[str, str]:
     """List the methods that a URL has beside the one that is refused (RFC 9110, section 15.5.6)."""
-    adapter = current_app.create_url_adapter(request)
-    methods = set(adapter.allowed_methods()) if adapter else set()
-    return {"Allow": ", ".join(sorted(methods - {request.method}))}
+    return {"Allow": ", ".join(sorted(other_methods()))}
 
 
 RULES: dict[type[StorageError], Rule] = {
@@ -101,6 +106,7 @@ def install(app: Flask) -> None:
     """Answer every failure of the app in OCI form, whatever route it comes from."""
     app.register_error_handler(StorageError, _on_storage_error)
     app.register_error_handler(RequestRefused, _on_refused)
+    app.register_error_handler(StoreUnavailable, _on_store_unavailable)
     app.register_error_handler(HTTPException, _on_http_error)
     app.register_error_handler(OSError, _on_system_error)
     app.register_error_handler(Exception, _on_bug)
@@ -120,6 +126,11 @@ def _on_storage_error(error: StorageError) -> Response:
 
 def _on_refused(error: RequestRefused) -> Response:
     return _respond(error.status, error_body(error.code, error.message, error.detail), error.headers)
+
+
+def _on_store_unavailable(error: StoreUnavailable) -> Response:
+    headers = {"Retry-After": str(error.retry_after)}
+    return _respond(503, error_body("UNSUPPORTED", error.message, {"reason": "user store unavailable"}), headers)
 
 
 def _on_http_error(error: HTTPException) -> Response:
@@ -142,7 +153,7 @@ def _on_system_error(error: OSError) -> Response:
 
 def _on_bug(error: Exception) -> Response:
     """Answer 500 and log what happened under an id that the client is told too."""
-    number = secrets.token_hex(8)
+    number = request_id()
     log.error("request %s failed: %s %s", number, request.method, request.path, exc_info=error)
     return _respond(500, error_body("UNSUPPORTED", "the registry failed on this request", {"requestId": number}))
 

@@ -6,6 +6,8 @@ from werkzeug.wsgi import FileWrapper
 
 from blueprints.requests import wanted_part
 from blueprints.responses import content_headers, empty, is_known, not_modified
+from registry.auth.gate import needs
+from registry.auth.identity import Action
 from registry.context import pierhead, store
 from storage.backend import Redirect
 from storage.digest import Digest
@@ -16,6 +18,7 @@ _COPY = 1024 * 1024  #: bytes that are copied at a time where the kernel cannot 
 
 
 @blueprint.get(_URL)
+@needs(Action.READ)
 def get(name: str, digest: Digest) -> AnyResponse:
     """Return a blob or a part of it; for HEAD, its headers."""
     size = store(name).blob_size(name, digest)
@@ -39,6 +42,7 @@ def get(name: str, digest: Digest) -> AnyResponse:
 
 
 @blueprint.delete(_URL)
+@needs(Action.DELETE)
 def delete(name: str, digest: Digest) -> Response:
     """Delete a blob that no manifest of the repository needs."""
     store(name).delete_blob(name, digest)

@@ -4,6 +4,8 @@ from flask import Blueprint, Response, request
 
 from blueprints.requests import Body, content_type, precondition
 from blueprints.responses import content_headers, empty, is_known, not_modified
+from registry.auth.gate import needs
+from registry.auth.identity import Action
 from registry.context import location, pierhead, store
 from storage.errors import ManifestTooLarge
 from storage.manifests import MAX_SIZE
@@ -13,6 +15,7 @@ _URL = "/v2/<name:name>/manifests/<reference>"
 
 
 @blueprint.get(_URL)
+@needs(Action.READ)
 def get(name: str, reference: str) -> Response:
     """Return a manifest as it was pushed; for HEAD, its headers."""
     manifest = store(name).get_manifest(name, reference)
@@ -25,19 +28,22 @@ def get(name: str, reference: str) -> Response:
 
 
 @blueprint.put(_URL)
+@needs(Action.CREATE, Action.UPDATE)
 def put(name: str, reference: str) -> Response:
     """Store a manifest, under the tags of the query too."""
     if (request.content_length or 0) > MAX_SIZE:
         raise ManifestTooLarge(f"a manifest has at most {MAX_SIZE} bytes", size=request.content_length, limit=MAX_SIZE)
     tags = request.args.getlist("tag")
-    pushed = store(name).put_manifest(
-        name,
-        reference,
-        Body().read_all(MAX_SIZE),
-        content_type=content_type(),
-        tags=tags,
-        precondition=precondition(),
-    )
+    with pierhead().gate.pushing(name) as permit:
+        pushed = store(name).put_manifest(
+            name,
+            reference,
+            Body().read_all(MAX_SIZE),
+            content_type=content_type(),
+            tags=tags,
+            precondition=precondition(),
+            permit=permit,
+        )
     headers = {
         "Location": location(f"/v2/{name}/manifests/{pushed.digest}"),
         "Docker-Content-Digest": pushed.digest,
@@ -52,6 +58,7 @@ def put(name: str, reference: str) -> Response:
 
 
 @blueprint.delete(_URL)
+@needs(Action.DELETE)
 def delete(name: str, reference: str) -> Response:
     """Delete a tag, or a manifest with all its tags."""
     store(name).delete_manifest(name, reference)

@@ -6,6 +6,8 @@ import orjson
 from flask import Blueprint, Response, request
 
 from blueprints.responses import json_response, next_page
+from registry.auth.gate import needs
+from registry.auth.identity import Action
 from registry.context import store
 from storage.digest import Digest
 from storage.index import Entry
@@ -17,6 +19,7 @@ _ENVELOPE = 256  #: bytes of the answer around its descriptors, at most
 
 
 @blueprint.get("/v2/<name:name>/referrers/<digest>", endpoint="list")
+@needs(Action.READ)
 def list_referrers(name: str, digest: Digest) -> Response:
     """Return the referrers, of one artifact type if one is asked for, a page at a time if they are large."""
     wanted = request.args.get("artifactType") or None

@@ -4,12 +4,15 @@ from flask import Blueprint, Response, request
 
 from blueprints.requests import page_size
 from blueprints.responses import json_response, next_page
+from registry.auth.gate import needs
+from registry.auth.identity import Action
 from registry.context import store
 
 blueprint = Blueprint("tags", __name__)
 
 
 @blueprint.get("/v2/<name:name>/tags/list", endpoint="list")
+@needs(Action.READ)
 def list_tags(name: str) -> Response:
     """Return the tags, or `n` of them that follow `last`."""
     limit = page_size()

@@ -4,6 +4,8 @@ from flask import Blueprint, Response, request
 
 from blueprints.requests import Body, chunk_start
 from blueprints.responses import blob_location, empty
+from registry.auth.gate import needs
+from registry.auth.identity import Action
 from registry.context import location, pierhead, store
 from storage.digest import CANONICAL, Digest, check_algorithm, parse_digest
 from storage.names import check_name
@@ -13,6 +15,7 @@ _URL = "/v2/<name:name>/blobs/uploads/<session>"
 
 
 @blueprint.post("/v2/<name:name>/blobs/uploads/")
+@needs(Action.CREATE, Action.UPDATE)
 def start(name: str) -> Response:
     """Mount a blob, store one that comes with this request, or start a session."""
     query = request.args
@@ -27,18 +30,21 @@ def start(name: str) -> Response:
 
 
 @blueprint.get(_URL)
+@needs(Action.CREATE, Action.UPDATE)
 def state(name: str, session: str) -> Response:
     """Tell how far an upload has come."""
     return _state(204, name, session, store(name).upload_size(name, session))
 
 
 @blueprint.patch(_URL)
+@needs(Action.CREATE, Action.UPDATE)
 def append(name: str, session: str) -> Response:
     """Append a chunk, or a stream of any length."""
     return _state(202, name, session, store(name).append_upload(name, session, Body(), chunk_start()))
 
 
 @blueprint.put(_URL)
+@needs(Action.CREATE, Action.UPDATE)
 def finish(name: str, session: str) -> Response:
     """Append the last chunk, if any, and make the upload a blob."""
     digest = parse_digest(request.args.get("digest", ""))
@@ -47,6 +53,7 @@ def finish(name: str, session: str) -> Response:
 
 
 @blueprint.delete(_URL)
+@needs(Action.CREATE, Action.UPDATE)
 def cancel(name: str, session: str) -> Response:
     """End an upload and drop its bytes."""
     store(name).cancel_upload(name, session)
@@ -54,7 +61,10 @@ def cancel(name: str, session: str) -> Response:
 
 
 def _mount(name: str, digest: Digest, source: str | None) -> bool:
-    return pierhead().controller.mount(name, digest, check_name(source) if source else None)
+    """Mount what the caller may read; where they may not, they have to push it, as if it were not there."""
+    controller, gate = pierhead().controller, pierhead().gate
+    may = gate.may(Action.READ, check_name(source)) if source else gate.may_read_all(controller.prefix(name))
+    return may and controller.mount(name, digest, source or None)
 
 
 def _created(name: str, digest: Digest) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
@@ -11,7 +12,8 @@ from flask import Flask
 
 from blueprints.docs import describe, path_of
 from registry import create_app
-from registry.config import default_config
+from registry.config import HTTPConfig, default_config
+from registry.config_auth import AuthConfig, TokenConfig
 from registry.errors import RULES
 from storage.digest import ALGORITHMS
 from tests.support.oci import ERROR_CODES, Json
@@ -27,8 +29,9 @@ Operation = tuple[str, str]
 
 @pytest.fixture(scope="module")
 def app() -> Flask:
-    """Build the app, of which only the routes are looked at."""
-    return create_app(default_config())
+    """Build an app that has every route; only the routes are looked at."""
+    auth = AuthConfig(apikey=True, token=TokenConfig())
+    return create_app(replace(default_config(), http=HTTPConfig(auth=auth)))
 
 
 @pytest.fixture(scope="module")

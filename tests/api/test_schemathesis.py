@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.support.oci import OCI_IMAGE, TIMEOUT, Json, Remote, digest_of, random_bytes
 from tests.support.server import Server
+from tests.support.users import basic, htpasswd
 
 FUZZING = settings(
     max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
@@ -130,10 +131,33 @@ REQUESTS: dict[str, Callable[[Content], Request]] = {
 }
 
 
+#: The same for the operations that only a server with tokens of its own has.
+TOKEN_REQUESTS: dict[str, Request] = {
+    "GET /v2/token": {
+        "headers": basic("alice", "secret"),
+        "query": {"service": "pierhead", "scope": ["repository:a:pull", "repository:b:push"], "offline_token": "true"},
+    },
+    "POST /v2/token": {
+        "body": {"grant_type": "password", "username": "alice", "password": "secret", "access_type": "offline"},
+        "media_type": "application/x-www-form-urlencoded",
+    },
+}
+
+
 @pytest.fixture(scope="module")
 def description(server: Server) -> BaseSchema:
     """Load the description that the shared server gives."""
     return schemathesis.openapi.from_url(f"{server.url}/swagger/v2/swagger.json")
+
+
+@pytest.fixture(scope="module")
+def description_with_tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaseSchema]:
+    """Load the description of a server that issues tokens."""
+    directory = tmp_path_factory.mktemp("tokens")
+    users = htpasswd(directory / "htpasswd", {"alice": "secret"})
+    auth = {"htpasswd": {"path": str(users)}, "token": {}}
+    with Server(directory / "data", config={"http": {"auth": auth}}) as issuing:
+        yield schemathesis.openapi.from_url(f"{issuing.url}/swagger/v2/swagger.json")
 
 
 def find_operation(description: BaseSchema, label: str) -> AnyOperation:
@@ -145,10 +169,14 @@ def find_operation(description: BaseSchema, label: str) -> AnyOperation:
 def test_the_description_is_valid(description: BaseSchema) -> None:
     """The description is Swagger 2.0, and each of its operations has its request here."""
     description.validate()
-    labels = {
+    assert labels_of(description) == set(REQUESTS)
+
+
+def labels_of(description: BaseSchema) -> set[str]:
+    """Return the methods and paths of a description's operations."""
+    return {
         f"{method.upper()} {path}" for path, item in description.items() for method in item if method != "parameters"
     }
-    assert labels == set(REQUESTS)
 
 
 @pytest.mark.parametrize("label", REQUESTS)
@@ -173,6 +201,33 @@ def test_every_operation_withstands_any_request(description: BaseSchema, label: 
     def run(case: AnyCase, is_real: bool) -> None:
         if is_real and "name" in case.path_parameters:
             case.path_parameters.update(replace(content, session=remote.start_upload()).path)
+        case.call_and_validate(checks=CHECKS, timeout=TIMEOUT)
+
+    run()
+
+
+def test_the_description_with_tokens_is_valid(description_with_tokens: BaseSchema) -> None:
+    """A server that issues tokens has the operations of others, and those that issue them."""
+    description_with_tokens.validate()
+    assert labels_of(description_with_tokens) == set(REQUESTS) | set(TOKEN_REQUESTS)
+
+
+@pytest.mark.parametrize("label", TOKEN_REQUESTS)
+def test_tokens_are_issued_as_described(description_with_tokens: BaseSchema, label: str) -> None:
+    """With a user's password there is a token, in the form that is described."""
+    case = find_operation(description_with_tokens, label).Case(**TOKEN_REQUESTS[label])
+    answer = case.call_and_validate(checks=CHECKS, timeout=TIMEOUT)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["refresh_token"]
+
+
+@pytest.mark.parametrize("label", TOKEN_REQUESTS)
+def test_the_token_server_withstands_any_request(description_with_tokens: BaseSchema, label: str) -> None:
+    """Whatever fills the parameters and the form, the answer is described and no 5xx."""
+
+    @FUZZING
+    @given(case=any_request(find_operation(description_with_tokens, label)))
+    def run(case: AnyCase) -> None:
         case.call_and_validate(checks=CHECKS, timeout=TIMEOUT)
 
     run()

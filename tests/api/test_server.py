@@ -326,16 +326,16 @@ def test_access_log_at_level_debug(make_server: MakeServer, tmp_path: Path) -> N
     """The log goes to the file that the configuration names, with a line for each request at level debug."""
     log = tmp_path / "registry.log"
     server = make_server(config={"log": {"level": "debug", "output": str(log)}})
-    requests.get(server.url + "/v2/?who=me", timeout=PATIENCE)
+    requests.get(server.url + "/v2/?last=me", timeout=PATIENCE)
     # The line is written after the answer.
-    wait_until(lambda: '"GET /v2/?who=me HTTP/1.1" 200' in log.read_text())
+    wait_until(lambda: '"GET /v2/?last=me HTTP/1.1" 200' in log.read_text())
 
 
 def test_no_access_log_by_default(make_server: MakeServer) -> None:
     """Requests leave no line in the log by default."""
     server = make_server()
-    requests.get(server.url + "/v2/?who=me", timeout=PATIENCE)
-    assert "who=me" not in server.log.read_text()
+    requests.get(server.url + "/v2/?last=me", timeout=PATIENCE)
+    assert "last=me" not in server.log.read_text()
 
 
 def test_start_says_where_it_serves_and_how_to_push(make_server: MakeServer) -> None:

@@ -1,10 +1,12 @@
 #!/bin/sh
-# Install the programs that the tests run and this machine lacks: registry clients, container engines, a browser
-# and the registry that `make bench` compares with. As root on Debian it installs them, without starting any
-# service; elsewhere it only says what is missing, and the tests that need it are skipped.
+# Install the programs that the tests run and this machine lacks: registry clients, container engines, a browser,
+# a directory server, what python-ldap is compiled with, and the registry that `make bench` compares with. As root on
+# Debian it installs them, without starting any service; elsewhere it only says what is missing, and the tests that
+# need it are skipped. PYTHON is the interpreter that the tests run on.
 set -eu
 
-NEEDED="buildah chromium containerd crun ctr curl docker docker-registry dockerd newuidmap podman runc skopeo umoci"
+NEEDED="buildah cc chromium containerd crun ctr curl docker docker-registry dockerd htpasswd newuidmap podman runc skopeo slapd umoci"
+python=$(command -v "${PYTHON:-python3}" || true)
 POLICY=/usr/sbin/policy-rc.d
 PATH=/usr/bin:/usr/sbin:/bin:/sbin:$PATH
 
@@ -12,15 +14,28 @@ missing_programs() {
     for program in $NEEDED; do
         command -v "$program" >/dev/null || echo "$program"
     done
+    for header in ldap.h sasl/sasl.h stdio.h; do
+        [ -e "/usr/include/$header" ] || echo "$header"
+    done
+    # Debian's Python has its headers in a package of its own; others come with them.
+    case $python in
+        /usr/bin/*) [ -e "$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] || echo Python.h ;;
+    esac
 }
 
-# Print the Debian package of a program.
+# Print the Debian package of a program or header.
 package_of() {
     case $1 in
         ctr) echo containerd ;;
         # Since Debian 13 the command has a package of its own.
         docker) if apt-cache show docker-cli >/dev/null 2>&1; then echo docker-cli; else echo docker.io; fi ;;
         dockerd) echo docker.io ;;
+        htpasswd) echo apache2-utils ;;
+        cc) echo gcc ;;
+        Python.h) echo python3-dev ;;
+        ldap.h) echo libldap-dev ;;
+        sasl/sasl.h) echo libsasl2-dev ;;
+        stdio.h) echo libc6-dev ;;
         newuidmap) echo uidmap ;;
         *) echo "$1" ;;
     esac

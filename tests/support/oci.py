@@ -139,6 +139,10 @@ class Remote:
         self.name = name
         self._session = requests.Session()
 
+    def authorize(self, headers: Mapping[str, str]) -> None:
+        """Send these headers with every request from now on."""
+        self._session.headers.update(headers)
+
     def request(self, method: str, path: str, **options: Any) -> requests.Response:
         """Send one request, following no redirect, and return the answer whatever it is."""
         url = urljoin(f"{self.url}/v2/{self.name}/", path)

@@ -13,6 +13,7 @@ from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
 from werkzeug.test import TestResponse
 
 from registry import errors
+from registry.auth.build import build_gate
 from registry.config import default_config
 from registry.context import Pierhead
 from registry.errors import RULES, RequestRefused
@@ -47,7 +48,9 @@ class Failing:
     def __init__(self) -> None:
         self.error: Exception = Exception()
         app = Flask("failing")
-        app.extensions["pierhead"] = Pierhead(default_config(), StoreController(STORE), Metrics("/nowhere"))
+        config = default_config()
+        gate = build_gate(config)
+        app.extensions["pierhead"] = Pierhead(config, StoreController(STORE), gate, Metrics("/nowhere"))
         errors.install(app)
         app.add_url_rule("/v2/<session>", view_func=self.fail, methods=["GET", "PATCH"])
         self.client: FlaskClient = app.test_client()
