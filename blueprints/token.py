@@ -36,8 +36,8 @@ def issue() -> Response:
     _check_service(request.args.get("service", ""))
     client = _client(request.args.get("client_id", ""))
     identity = _known(basic_identity)
-    wants_refresh = request.args.get("offline_token", "").lower() in ("true", "1") and not identity.anonymous
-    refresh = token_service().issue_refresh(identity, client) if wants_refresh else None
+    wants_refresh = request.args.get("offline_token", "").lower() in ("true", "1")
+    refresh = _refresh_token(identity, client) if wants_refresh else None
     return _answer(identity, " ".join(request.args.getlist("scope")), refresh)
 
 
@@ -57,8 +57,7 @@ def exchange() -> Response:
         user, password = _field(form, "username"), _field(form, "password")
         g.claimed = user
         identity = _known(lambda: password_identity(user, password))
-        offline = form.get("access_type") == "offline"
-        refresh = token_service().issue_refresh(identity, client) if offline else None
+        refresh = _refresh_token(identity, client) if form.get("access_type") == "offline" else None
         return _answer(identity, form.get("scope", ""), refresh)
     raise _malformed("grant_type is password or refresh_token", parameter="grant_type")
 
@@ -78,6 +77,11 @@ def _renewed(token: str) -> Identity:
     if identity is None:
         raise CredentialsRefused("the token is not valid, or no longer", "token: its user or their password is gone")
     return identity
+
+
+def _refresh_token(identity: Identity, client: str) -> str | None:
+    """Return a refresh token; None for whom no store could look up again by it."""
+    return token_service().issue_refresh(identity, client) if identity.credential else None
 
 
 def _answer(identity: Identity, scope: str, refresh: str | None) -> Response:

@@ -150,12 +150,14 @@ def _listen(http: HTTPConfig) -> str:
 def _ready(config: Config) -> None:
     """Tell a person where the registry is and how to push to it, just before the workers start."""
     http = config.http
+    # A program that reads the log expects nothing but objects.
+    say = logging.getLogger(__name__).info if config.log.format == "json" else click.echo
     host = "localhost" if http.address in ("127.0.0.1", "::1", "0.0.0.0", "::") else http.address
     host = f"[{host}]" if ":" in host else host
     image = f"{host}:{http.port}/team/app:1"
-    click.echo(f"Pierhead {version('pierhead')} serves {'https' if http.tls else 'http'}://{host}:{http.port}")
-    click.echo(f"Data lies in {config.storage.root_directory}")
-    click.echo(f"Push an image: docker pull alpine && docker tag alpine {image} && docker push {image}")
+    say(f"Pierhead {version('pierhead')} serves {'https' if http.tls else 'http'}://{host}:{http.port}")
+    say(f"Data lies in {config.storage.root_directory}")
+    say(f"Push an image: docker pull alpine && docker tag alpine {image} && docker push {image}")
     # What lives now lives on in every worker: the collector shall not touch, and so copy, its pages.
     gc.collect()
     gc.freeze()
@@ -183,6 +185,14 @@ def _explained(what: str) -> Iterator[None]:
         raise StartError(": ".join(filter(None, (what, error.filename, words)))) from error
 
 
+def _build(config: Config) -> Flask:
+    """Build the application; raise StartError for files of users or keys that are no good."""
+    try:
+        return create_app(config)
+    except ValueError as error:
+        raise StartError(str(error)) from error
+
+
 def run(config: Config) -> None:
     """Serve until a signal ends it, then leave the process by SystemExit; raise StartError if it cannot start."""
     with _explained("cannot write the log"):
@@ -193,7 +203,7 @@ def run(config: Config) -> None:
     with _explained("cannot use the storage"):
         for store in (config.storage, *config.storage.sub_paths.values()):
             _check_directory(Path(store.root_directory))
-        app = create_app(config)
+        app = _build(config)
     with _explained(f"cannot listen on {config.http.address}:{config.http.port}"):
         bind = _listen(config.http)
     Server(config, app, bind).run()

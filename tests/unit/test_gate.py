@@ -132,3 +132,26 @@ def test_a_condition_is_checked_without_its_request(app: Flask) -> None:
     assert is_new is not None
     assert [matches(OLD), matches(NEW), matches(None)] == [True, False, False]
     assert [is_new(OLD), is_new(None)] == [False, True]
+
+
+@pytest.mark.parametrize(("credential", "refreshable"), [("of theirs", True), ("", False)])
+def test_no_refresh_token_for_whom_nobody_could_look_up_again(
+    app: Flask, monkeypatch: pytest.MonkeyPatch, credential: str, refreshable: bool
+) -> None:
+    gate = app.extensions["pierhead"].gate
+    monkeypatch.setattr(gate, "password_identity", lambda *_: Identity("ann", scheme="ldap", credential=credential))
+    form = {"grant_type": "password", "username": "ann", "password": "x", "access_type": "offline"}
+    answer = app.test_client().post("/v2/token", data=form)
+    assert answer.json is not None
+    assert ("refresh_token" in answer.json) == refreshable
+
+
+def test_a_token_has_no_groups_but_those_that_the_rules_name(config: Config) -> None:
+    """A directory may know hundreds: too many for a header."""
+    rules = AccessControl({"**": RepositoryRules(policies=(Policy(groups=frozenset({"crew"})),))})
+    app = create_app(replace(config, http=replace(config.http, access_control=rules)))
+    gate = app.extensions["pierhead"].gate
+    ann = Identity("ann", frozenset({"crew", "everybody"}), "ldap")
+    with app.test_request_context():
+        token, _ = gate.issue(ann)
+        assert gate.tokens.verify(token).groups == {"crew"}
