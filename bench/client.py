@@ -41,10 +41,14 @@ class Answer:
 
 @dataclass(slots=True)
 class Connection:
-    """One keep-alive connection; it is opened on first use and again after the server has closed it."""
+    """One keep-alive connection; it is opened on first use and again after the server has closed it.
+
+    `headers` go with every request that does not have its own.
+    """
 
     host: str
     port: int
+    headers: Mapping[str, str] = field(default_factory=dict)
     _socket: socket.socket | None = None
     _buffer: bytearray = field(default_factory=bytearray)
 
@@ -74,7 +78,7 @@ class Connection:
     def head(self, method: str, path: str, headers: Mapping[str, str]) -> bytes:
         """Write a request's head."""
         lines = [f"{method} {path} HTTP/1.1", f"Host: {self.host}:{self.port}"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
+        lines += [f"{name}: {value}" for name, value in {**self.headers, **headers}.items()]
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
     def ask(

@@ -48,13 +48,14 @@ def repeat(registry: Registry, request: Request, seconds: int) -> float:
 
 
 def _wrk(registry: Registry, request: Request, seconds: int) -> float:
-    headers = [part for name, value in request.headers.items() for part in ("-H", f"{name}: {value}")]
+    sent = {**registry.headers, **request.headers}
+    headers = [part for name, value in sent.items() for part in ("-H", f"{name}: {value}")]
     url = f"http://{registry.host}:{registry.port}{request.path}"
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", *headers, url]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     rate = re.search(r"^Requests/sec:\s*([0-9.]+)", output, re.MULTILINE)
     if rate is None or "Non-2xx" in output or "Socket errors" in output:
-        raise WrongAnswer(f"{registry.name}, {' '.join(command)}:\n{output}")
+        raise WrongAnswer(f"{registry.name}, wrk, {url}:\n{output}")
     return float(rate[1])
 
 

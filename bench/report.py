@@ -33,15 +33,22 @@ class Figures:
         return [first / second for first, second in self.rounds]
 
 
-def table(names: Sequence[str], results: Sequence[Figures]) -> str:
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Two registries by name, and what the loads gave for them."""
+
+    names: tuple[str, str]
+    results: list[Figures]
+
+
+def table(compared: Compared) -> str:
     """Draw the results as a Markdown table."""
-    lines = [("", "unit", *names, "ratio", "spread", "goal")]
-    for figures in results:
-        ratios = figures.ratios
-        goal = "" if figures.row.goal is None else f"{figures.row.goal:g}x"
-        raw = (_number(value) for value in figures.medians)
+    lines: list[tuple[str, ...]] = [("", "unit", *compared.names, "ratio", "spread", "goal")]
+    for figures in compared.results:
+        row, ratios = figures.row, figures.ratios
+        title = f"{row.title}, less is better" if row.less_is_better else row.title
         spread = f"{min(ratios):.2f}-{max(ratios):.2f}"
-        lines.append((figures.row.title, figures.row.unit, *raw, f"{median(ratios):.2f}x", spread, goal))
+        lines.append((title, row.unit, *map(_number, figures.medians), f"{median(ratios):.2f}x", spread, _goal(row)))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     texts = 2  # the columns to the left that hold words
     drawn = [
@@ -67,22 +74,31 @@ def machine(directory: Path) -> dict[str, Any]:
     }
 
 
-def document(names: Sequence[str], results: Sequence[Figures], surroundings: dict[str, Any]) -> str:
+def document(comparisons: Sequence[Compared], surroundings: dict[str, Any]) -> str:
     """Write the results as JSON."""
     rows = [
         {
             "name": figures.row.name,
             "title": figures.row.title,
+            "registries": compared.names,
             "unit": figures.row.unit,
+            "less_is_better": figures.row.less_is_better,
             "goal": figures.row.goal,
             "rounds": figures.rounds,
             "medians": figures.medians,
             "ratio": median(figures.ratios),
             "spread": (min(figures.ratios), max(figures.ratios)),
         }
-        for figures in results
+        for compared in comparisons
+        for figures in compared.results
     ]
-    return json.dumps({"machine": surroundings, "registries": names, "results": rows}, indent=2)
+    return json.dumps({"machine": surroundings, "results": rows}, indent=2)
+
+
+def _goal(row: Row) -> str:
+    if row.goal is None:
+        return ""
+    return f"{'≤ ' if row.less_is_better else ''}{row.goal:g}x"
 
 
 def _number(value: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 
 from bench.client import Connection, WrongAnswer
@@ -30,6 +30,7 @@ MIDDLE_BLOB = 1 << 20
 PULLS = 4  # of the large blob, by each client in turn: a single one is over too soon to be measured
 CATALOG_PAGE = 100
 REPOSITORY = "bench/image"
+MOST_FOR_LOGIN = 1.3  # times what the same request costs where nobody has to log in
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +63,13 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the result: a figure, its unit, and the ratio to docker-registry that is the goal."""
+    """One line of the result: a figure, its unit, and the ratio to the other registry that is the goal."""
 
     name: str
     title: str
     unit: str
     goal: float | None = None
+    less_is_better: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,10 @@ class Workload:
 
     rows: tuple[Row, ...]
     run: Callable[[Site], tuple[float, ...]]
+
+    def is_named(self, beginnings: tuple[str, ...]) -> bool:
+        """Tell whether the name of one of its rows begins like one of these."""
+        return any(row.name.startswith(beginnings) for row in self.rows)
 
 
 @cache
@@ -145,6 +151,12 @@ def _get_manifest(site: Site, method: str, *, by_digest: bool) -> Request:
     return Request(method, f"/v2/{REPOSITORY}/manifests/{reference}", {"Accept": MANIFEST_TYPE})
 
 
+def _get_with_token(site: Site) -> Request:
+    """Ask for the manifest with a token, where the registry gives one, instead of a password."""
+    request = _get_manifest(site, "GET", by_digest=False)
+    return replace(request, headers=request.headers | site.registry.token())
+
+
 def _get_blob(site: Site, method: str, blob: Callable[[Site], Blob]) -> Request:
     return Request(method, f"/v2/{REPOSITORY}/blobs/{blob(site).digest}")
 
@@ -164,6 +176,15 @@ def _list_catalog(site: Site) -> Request:
 def _repeated(row: Row, request: Callable[[Site], Request]) -> Workload:
     def run(site: Site) -> tuple[float, ...]:
         return (repeat(site.registry, request(site), site.scale.seconds),)
+
+    return Workload((row,), run)
+
+
+def _cost(row: Row, request: Callable[[Site], Request]) -> Workload:
+    """Measure what one request costs while as many are made as can be."""
+
+    def run(site: Site) -> tuple[float, ...]:
+        return (1e6 / repeat(site.registry, request(site), site.scale.seconds),)
 
     return Workload((row,), run)
 
@@ -284,3 +305,21 @@ def workloads(scale: Scale) -> tuple[Workload, ...]:
         ),
         _repeated(Row("catalog", f"_catalog?n={CATALOG_PAGE}", "req/s", 3), _list_catalog),
     )
+
+
+_GET_TAG = partial(_get_manifest, method="GET", by_digest=False)
+
+
+def login_costs() -> tuple[Workload, ...]:
+    """List what is compared of a registry with users and the same without."""
+    return (
+        _cost(Row("auth-basic", "manifest GET by tag, Basic", "µs", MOST_FOR_LOGIN, less_is_better=True), _GET_TAG),
+        _cost(
+            Row("auth-token", "manifest GET by tag, token", "µs", MOST_FOR_LOGIN, less_is_better=True), _get_with_token
+        ),
+    )
+
+
+def logins() -> tuple[Workload, ...]:
+    """List what is compared of two registries with users."""
+    return (_repeated(Row("auth-docker", "manifest GET by tag, Basic", "req/s"), _GET_TAG),)

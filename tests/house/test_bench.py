@@ -1,4 +1,4 @@
-"""The benchmark runs: both registries start, answer its load rightly, and a table and JSON come of it."""
+"""The benchmark runs: the registries start, answer its load rightly, and tables and JSON come of it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bench.client import Connection
+from bench.guarded import GuardedDockerRegistry, GuardedPierhead
+from bench.registries import Registry
+
 ROOT = Path(__file__).parents[2]
-ROWS = ["manifest-head", "images", "memory-idle", "memory-after"]
 
 
 def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -29,20 +33,61 @@ def docker_registry() -> None:
         pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
 
 
+def results(target: Path, done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
+    """Read the figures of a run that went well, by row; each is in the table too."""
+    assert done.returncode == 0, done.stderr
+    rows = {row["name"]: row for row in json.loads(target.read_text(encoding="utf-8"))["results"]}
+    for row in rows.values():
+        assert all(figure > 0 for pair in row["rounds"] for figure in pair)
+        assert f"| {row['title']}" in done.stdout
+    return rows
+
+
 @pytest.mark.usefixtures("docker_registry")
 def test_a_quick_run_compares_the_two_registries(tmp_path: Path) -> None:
     """Run two workloads small and look at every figure."""
     target = tmp_path / "results.json"
     done = bench("--quick", "--only", "manifest-head", "--only", "images", "--dir", tmp_path, "--json", target)
-    assert done.returncode == 0, done.stderr
-    document = json.loads(target.read_text(encoding="utf-8"))
-    assert document["registries"] == ["pierhead", "docker-registry"]
-    rows = {row["name"]: row for row in document["results"]}
-    assert list(rows) == ROWS
-    for row in rows.values():
-        assert all(figure > 0 for pair in row["rounds"] for figure in pair)
-        assert f"| {row['title']} " in done.stdout
+    rows = results(target, done)
+    assert list(rows) == ["manifest-head", "images", "memory-idle", "memory-after"]
+    assert all(row["registries"] == ["pierhead", "docker-registry"] for row in rows.values())
     assert not list(tmp_path.glob("bench-*")), "the data of the run was left behind"
+
+
+@pytest.mark.usefixtures("docker_registry")
+def test_a_quick_run_shows_what_a_login_costs(tmp_path: Path) -> None:
+    """Compare the registry with users to itself without, and to docker-registry with users."""
+    target = tmp_path / "results.json"
+    done = bench("--quick", "--only", "auth", "--dir", tmp_path, "--json", target)
+    rows = results(target, done)
+    assert {name: row["registries"] for name, row in rows.items()} == {
+        "auth-basic": ["pierhead, users", "pierhead, open"],
+        "auth-token": ["pierhead, users", "pierhead, open"],
+        "auth-docker": ["pierhead, users", "docker-registry, users"],
+    }
+    assert rows["auth-basic"]["goal"] == rows["auth-token"]["goal"] == 1.3
+    assert done.stdout.count("≤ 1.3x") == 2, "the goal does not say that it is the most that it may cost"
+
+
+@pytest.mark.parametrize("kind", [GuardedPierhead, GuardedDockerRegistry])
+def test_where_the_load_logs_in_nobody_else_may_read(
+    kind: type[Registry], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Refuse who has no credentials: a figure of a login that is not needed would be worth nothing."""
+    if kind is GuardedDockerRegistry:
+        request.getfixturevalue("docker_registry")
+    with kind("guarded", tmp_path / "registry") as registry:
+        path = "/v2/bench/image/manifests/latest"
+        for headers, status in (({}, 401), (registry.headers, 404), (registry.headers | registry.token(), 404)):
+            with Connection(registry.host, registry.port) as connection:
+                connection.ask("GET", path, status, headers=headers)
+
+
+def test_the_list_names_every_row() -> None:
+    """List the rows of all comparisons."""
+    listed = [line.split()[0] for line in bench("--list").stdout.splitlines()]
+    assert len(set(listed)) == len(listed)
+    assert {"manifest-get-tag", "catalog", "auth-basic", "auth-token", "auth-docker"} <= set(listed)
 
 
 def test_an_unknown_workload_is_refused() -> None:
