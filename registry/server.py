@@ -188,7 +188,8 @@ def _explained(what: str) -> Iterator[None]:
 def _build(config: Config) -> Flask:
     """Build the application; raise StartError for files of users or keys that are no good."""
     try:
-        return create_app(config)
+        with _explained("cannot be built from its files"):
+            return create_app(config)
     except ValueError as error:
         raise StartError(str(error)) from error
 
@@ -203,7 +204,7 @@ def run(config: Config) -> None:
     with _explained("cannot use the storage"):
         for store in (config.storage, *config.storage.sub_paths.values()):
             _check_directory(Path(store.root_directory))
-        app = _build(config)
+    app = _build(config)
     with _explained(f"cannot listen on {config.http.address}:{config.http.port}"):
         bind = _listen(config.http)
     Server(config, app, bind).run()
