@@ -11,7 +11,7 @@ import bcrypt
 
 from bench.registries import DockerRegistry, Pierhead
 
-COST = 10  # of bcrypt: what `docker-registry` and nginx's users have by custom; some 50 ms
+COST = 10  # of bcrypt: some 50 ms for each password that is verified
 TEAMS = 50
 TEAM_USERS = 10
 USER = "bench-ci"

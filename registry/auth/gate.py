@@ -6,6 +6,7 @@ in the URL, before any store is asked, so that what exists and what does not are
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -36,6 +37,17 @@ Route = TypeVar("Route", bound=Callable[..., Any])
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _WRITE = frozenset({Action.CREATE, Action.UPDATE})
+
+#: What people call it to need one of these actions.
+_WORDS = {
+    frozenset({Action.READ}): "pull from",
+    frozenset({Action.CREATE}): "add a tag or manifest to",
+    frozenset({Action.UPDATE}): "move a tag of",
+    _WRITE: "push to",
+    frozenset({Action.DELETE}): "delete from",
+}
+#: Basic credentials with an empty name and an empty password.
+_NOBODY = re.compile(r"basic +Og==", re.IGNORECASE)
 
 
 class Place(Enum):
@@ -152,7 +164,7 @@ class Gate:
 
     def identify(self) -> Identity:
         """Return who makes this request; raise RequestRefused (401, 429), and StoreUnavailable."""
-        header = request.environ.get("HTTP_AUTHORIZATION")
+        header = _credentials()
         try:
             if header is None or not self._http.auth.has_schemes:
                 return self._by_certificate()
@@ -166,7 +178,7 @@ class Gate:
 
         Raises CredentialsRefused, RequestRefused (429) and StoreUnavailable.
         """
-        header = request.environ.get("HTTP_AUTHORIZATION")
+        header = _credentials()
         if header is None:
             return ANONYMOUS
         if _scheme(header) != "basic" or self._passwords is None:
@@ -285,7 +297,7 @@ class Gate:
                 Place.METRICS: False,
             }[need.place or Place.METRICS]
             # An anonymous token was asked for and given: its bearer has logged in, as far as there is a login.
-            has_token = self.tokens is not None and "HTTP_AUTHORIZATION" in request.environ
+            has_token = self.tokens is not None and _credentials() is not None
             if not allowed and not (need.place is Place.ENTRANCE and has_token):
                 raise self.challenge(need, "log in first")
         elif need.place is Place.METRICS and not policy.may_see_metrics(rules, g.identity):
@@ -304,20 +316,20 @@ class Gate:
         g.refusal = ": ".join(filter(None, (decision.rule, decision.reason)))
         if identity.grants is not None and not policy.is_granted(identity, repository, actions):
             if identity.scheme == "key":
-                return _denied("this API key may not be used for this", repository, actions)
+                return _denied(f"this API key of {identity.name} may not", repository, actions)
             # A foreign token that does not cover this can be exchanged for one that does.
             message = "the token does not cover this"
             return self.challenge(Need(actions), message, repository=repository, fault="insufficient_scope")
         if identity.anonymous:
             return self.challenge(Need(actions), "log in to do this", repository=repository)
-        return _denied("this user may not do this", repository, actions)
+        return _denied(f"{identity.name} may not", repository, actions)
 
     def challenge(self, need: Need, message: str, *, repository: str = "", fault: str = "") -> RequestRefused:
         """Return the refusal that asks for credentials (RFC 9110, section 11.6.1; RFC 6750, section 3)."""
         header = self._challenge_header(need, repository, fault)
         if not header:
             return _denied("this is for nobody whom this registry could know by a login")
-        if "HTTP_AUTHORIZATION" not in request.environ:
+        if _credentials() is None:
             g.refusal = "no credentials"
         return RequestRefused("UNAUTHORIZED", 401, message, headers={"WWW-Authenticate": header})
 
@@ -330,7 +342,7 @@ class Gate:
         else:
             return str(self._basic.authenticate_header()) if auth.has_passwords else ""
         parts = {"realm": realm, "service": service, "scope": _scope(need, repository)}
-        if fault and "HTTP_AUTHORIZATION" in request.environ:
+        if fault and _credentials() is not None:
             parts["error"] = fault
         return "Bearer " + ",".join(f'{name}="{value}"' for name, value in parts.items() if value)
 
@@ -343,6 +355,15 @@ def token_url() -> str:
     """Return where the registry's own tokens are issued: an absolute URL, as clients need it."""
     path = location("/v2/token")
     return path if path.startswith("http") else f"{request.scheme}://{request.host}{path}"
+
+
+def _credentials() -> str | None:
+    """Return the Authorization header; None without one, and for the empty name and password of RFC 7617.
+
+    podman, buildah and skopeo send these where they have no login.
+    """
+    header: str | None = request.environ.get("HTTP_AUTHORIZATION")
+    return None if header is not None and _NOBODY.fullmatch(header) else header
 
 
 def _scheme(header: str) -> str:
@@ -363,6 +384,7 @@ def _scope(need: Need, repository: str) -> str:
 def _denied(message: str, repository: str = "", actions: frozenset[Action] = frozenset()) -> RequestRefused:
     if not repository:
         return RequestRefused("DENIED", 403, message)
+    message = f"{message} {_WORDS.get(actions, 'do this to')} {repository}"
     return RequestRefused("DENIED", 403, message, repository=repository, actions=sorted(actions))
 
 

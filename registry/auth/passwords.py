@@ -20,6 +20,10 @@ from storage.cache import Cache
 _REMEMBERED = 10_000  #: verified credentials that one worker remembers
 _LONGEST = 1024  #: characters of a name or password that can be right
 
+#: Seconds for which credentials that were wrong are refused unseen. They are not counted as another guess then: one
+#: command of a client may send the same wrong password dozens of times.
+_WRONG_FOR = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class _Verified:
@@ -28,6 +32,14 @@ class _Verified:
     identity: Identity
     store: PasswordStore
     version: object
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Wrong:
+    """What is known of credentials that were wrong: while the stores' versions are the same and until the deadline."""
+
+    versions: tuple[object, ...]
     deadline: float
 
 
@@ -64,6 +76,7 @@ class Passwords:
         self._fail_delay = fail_delay
         self._secret = secrets.token_bytes(32)
         self._verified: Cache[bytes, _Verified] = Cache(_REMEMBERED)
+        self._wrong: Cache[bytes, _Wrong] = Cache(_REMEMBERED)
         self._flights: WeakValueDictionary[bytes, _Flight] = WeakValueDictionary()
         self._guard = threading.Lock()
 
@@ -81,9 +94,8 @@ class Passwords:
         if self._keys and self._keys.is_key(password) and (identity := self._keys.verify(user, password)):
             return identity
         with self._slot():
-            found = self._ask_once(mark, user, password)
+            found = self._ask_once(mark, user, password, address)
             if found is None:
-                self._guesses.failed(user, address)
                 time.sleep(self._fail_delay)
                 raise CredentialsRefused(reason="wrong name or password")
         self._guesses.succeeded(user, address)
@@ -109,12 +121,28 @@ class Passwords:
         self._verified.drop(mark)
         return None
 
-    def _ask_once(self, mark: bytes, user: str, password: str) -> Identity | None:
-        """Ask the stores, unless somebody else with the same credentials has just done so."""
+    def _is_wrong(self, mark: bytes) -> bool:
+        """Tell whether these credentials were wrong a moment ago, and nothing has changed since."""
+        known = self._wrong.get(mark)
+        return known is not None and time.monotonic() < known.deadline and known.versions == self._versions()
+
+    def _versions(self) -> tuple[object, ...]:
+        return tuple(store.version() for store in self._stores)
+
+    def _ask_once(self, mark: bytes, user: str, password: str, address: str) -> Identity | None:
+        """Ask the stores, unless somebody else with the same credentials has just done so; count a guess."""
         with self._guard:
             flight = self._flights.setdefault(mark, _Flight())
         with flight.lock:
-            return self._recall(mark) or self._ask(mark, user, password)
+            known = self._recall(mark)
+            if known is not None or self._is_wrong(mark):
+                return known
+            versions = self._versions()
+            found = self._ask(mark, user, password)
+            if found is None:
+                self._wrong.put(mark, _Wrong(versions, time.monotonic() + _WRONG_FOR))
+                self._guesses.failed(user, address)
+            return found
 
     def _ask(self, mark: bytes, user: str, password: str) -> Identity | None:
         if not user or not password or max(len(user), len(password)) > _LONGEST:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients.support.images import Layout
+from tests.clients.support.login import load_image
 from tests.clients.support.programs import Client, Skopeo, require
 from tests.support.certificates import Authority, Pair
 from tests.support.oci import digest_of, random_bytes
@@ -119,10 +120,8 @@ def test_skopeo_without_a_certificate(skopeo: Skopeo, layout: Layout, home: Path
 
 
 def test_podman(podman: Client, layout: Layout, home: Path, secured: Secured) -> None:
-    layout.tag("1", layout.image())
     directory = secured.directory(home)
     image = f"{secured.server.host}/team/podman:1"
-    podman("pull", "--quiet", layout.at("1"))
-    number = podman("images", "--quiet", "--no-trunc").strip().splitlines()[0]
+    number = load_image(podman, layout)
     podman("push", "--cert-dir", directory, number, image)
     podman("pull", "--cert-dir", directory, image)
