@@ -229,7 +229,10 @@ def _claimed_name() -> str | None:
     """Return the name that came with a password, in the header or in a form, which nobody has confirmed."""
     name = g.get("claimed")
     if name is None:
-        credentials = request.authorization
+        try:
+            credentials = request.authorization
+        except ValueError:  # letters that can be in no credentials
+            return None
         if credentials is None or credentials.type != "basic" or not (credentials.username and credentials.password):
             return None  # what stands alone is more likely the password
         name = credentials.username

@@ -170,6 +170,8 @@ def _warnings(config: Config) -> Iterator[str]:
         yield "http.accessControl: nobody can log in, so that anonymousPolicy alone decides: see http.auth"
     if auth.has_passwords and _in_clear(config):
         yield "http.auth: passwords cross the network in clear: set http.tls, or a proxy with TLS and http.externalUrl"
+    if auth.ldap and (auth.ldap.skip_verify or (auth.ldap.insecure and not auth.ldap.start_tls)):
+        yield "http.auth.ldap: whoever is between here and the directory can read every password"
     if http.external_url and not config.server.trusted_proxies and (auth.has_passwords or http.ratelimit):
         yield (
             "server.trustedProxies: is empty, so that all who come through the proxy of http.externalUrl have one "

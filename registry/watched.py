@@ -24,16 +24,23 @@ class WatchedFile(Generic[T]):
 
     What was good stays in force while the file is missing or says nothing acceptable, which is logged once for each
     state of the file. `missing` is what a file says that is not there, where that is no error; `initial` what it said
-    when somebody else read it before.
+    when somebody else read it before. Until a file has not changed for `patience` seconds, what it said before holds.
     """
 
     def __init__(
-        self, path: str, parse: Callable[[bytes], T], *, missing: T | None = None, initial: T | None = None
+        self,
+        path: str,
+        parse: Callable[[bytes], T],
+        *,
+        missing: T | None = None,
+        initial: T | None = None,
+        patience: float = 0,
     ) -> None:
         """Read nothing yet."""
         self.path = path
         self._parse = parse
         self._missing = missing
+        self._patience = int(patience * 1e9)
         self._lock = threading.Lock()
         self._stamp: _Stamp | None = None
         self._settled = False
@@ -50,6 +57,8 @@ class WatchedFile(Generic[T]):
         except OSError as error:
             return self._without(error)
         if stamp == self._stamp and self._settled and self._value is not None:
+            return self._value
+        if self._value is not None and 0 <= time.time_ns() - max(stamp[2], stamp[3]) < self._patience:
             return self._value
         with self._lock:
             return self._read()

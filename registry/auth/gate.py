@@ -28,6 +28,7 @@ from storage.digest import Digest
 if TYPE_CHECKING:
     from registry.auth.bearer import BearerVerifier
     from registry.auth.passwords import Passwords
+    from registry.auth.policy import AccessControl
     from registry.auth.rules import LiveRules
     from registry.auth.tokens import Tokens
     from registry.config import HTTPConfig
@@ -208,10 +209,11 @@ class Gate:
     def _by_header(self, header: str) -> Identity:
         scheme = _scheme(header)
         carrier = {"basic": self._basic, "bearer": self._token}.get(scheme)
-        credentials = carrier.get_auth() if carrier else None
-        if carrier is None or credentials is None:
+        # The parsers of flask-httpauth and werkzeug differ in what they make of other letters.
+        credentials = carrier.get_auth() if carrier and header.isascii() else None
+        found: Identity | None = carrier.authenticate(credentials, None) if carrier and credentials else None
+        if found is None:
             raise CredentialsRefused("the Authorization header is malformed, or of no scheme that is known here")
-        found: Identity = carrier.authenticate(credentials, None)
         return found
 
     def _by_password(self, user: str, password: str) -> Identity:
@@ -292,7 +294,7 @@ class Gate:
         rules = self._rules.current()
         if g.identity.anonymous and g.identity.grants is None:
             allowed = {
-                Place.ENTRANCE: not policy.grants_more_than_anonymous(rules),
+                Place.ENTRANCE: not policy.grants_more_than_anonymous(rules) or self._is_for_certificates(rules),
                 Place.LISTING: policy.may_do_anything(rules, ANONYMOUS, Action.READ),
                 Place.METRICS: False,
             }[need.place or Place.METRICS]
@@ -302,6 +304,11 @@ class Gate:
                 raise self.challenge(need, "log in first")
         elif need.place is Place.METRICS and not policy.may_see_metrics(rules, g.identity):
             raise _denied("this user may not see the metrics")
+
+    def _is_for_certificates(self, rules: AccessControl | None) -> bool:
+        """Tell whether anonymous may do something, and no header could say who they are: only a certificate could."""
+        has_login = self._http.auth.has_schemes
+        return not has_login and any(policy.may_do_anything(rules, ANONYMOUS, action) for action in Action)
 
     def _authorize_on(self, repository: str, actions: frozenset[Action]) -> None:
         """Raise RequestRefused unless one of the actions is allowed."""

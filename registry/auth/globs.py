@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from storage.names import MAX_NAME
+from storage.names import MAX_NAME, is_component
 
 _MAX_PATTERN = 1024
 _MAX_BRANCHES = 256
@@ -16,6 +16,7 @@ _MAX_DEPTH = 8
 _GLOBS_REMEMBERED = 2048
 _CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789._-"  #: what repository names are made of, beside the slash
 ANYTHING_BELOW = "**"
+_WILDCARDS = frozenset("*?[\\")
 _DIRECTORIES = "(?:[^/]++/)*"
 _CLASS = re.compile(r"([!^]?+)((?:\\.|[^\]\\])+)\]", re.DOTALL)
 _CLASS_ITEM = re.compile(r"(\\.|.)(?:-(\\.|[^\\]))?", re.DOTALL)
@@ -170,6 +171,9 @@ def _components(text: str) -> list[_Component]:
         # `**/**` is `**`
         if component.chunks is not None or not components or components[-1].chunks is not None:
             components.append(component)
+    for part in parts:
+        if not _WILDCARDS.intersection(part) and not is_component(part):
+            raise ValueError(f"no repository's name has the component {json.dumps(part)}")
     return components
 
 

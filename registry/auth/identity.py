@@ -80,6 +80,9 @@ class PasswordStore(Protocol):
         Raises StoreUnavailable.
         """
 
+    def knows(self, user: str) -> bool:
+        """Tell whether there is this user, where that can be told without asking anybody."""
+
     def version(self) -> object:
         """Return what stays equal for as long as a password that was right is right for sure."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 from registry.auth.guessing import Guesses
-from registry.auth.identity import CredentialsRefused, Identity, PasswordStore
+from registry.auth.identity import CredentialsRefused, Identity, PasswordStore, StoreUnavailable
 from registry.auth.keys import Keys
 from registry.errors import RequestRefused
 from storage.cache import Cache
@@ -138,7 +138,13 @@ class Passwords:
             if known is not None or self._is_wrong(mark):
                 return known
             versions = self._versions()
-            found = self._ask(mark, user, password)
+            try:
+                found = self._ask(mark, user, password)
+            except StoreUnavailable:
+                # Of a user whom another store knows, it was a guess all the same.
+                if any(store.knows(user) for store in self._stores):
+                    self._guesses.failed(user, address)
+                raise
             if found is None:
                 self._wrong.put(mark, _Wrong(versions, time.monotonic() + _WRONG_FOR))
                 self._guesses.failed(user, address)
@@ -147,6 +153,8 @@ class Passwords:
     def _ask(self, mark: bytes, user: str, password: str) -> Identity | None:
         if not user or not password or max(len(user), len(password)) > _LONGEST:
             return None
+        if self._keys and self._keys.is_key(password):
+            return None  # a key that is none any more is no business of a directory's
         for store in self._stores:
             version = store.version()
             identity = store.verify(user, password)

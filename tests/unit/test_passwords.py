@@ -38,6 +38,9 @@ class Store:
             raise self.fault
         return Identity(user, scheme=self.scheme) if self.passwords.get(user) == password else None
 
+    def knows(self, user: str) -> bool:
+        return self.scheme == "htpasswd" and user in self.passwords
+
     def version(self) -> object:
         return self.state
 
@@ -229,7 +232,7 @@ def test_guesses_lock_the_pair_out_and_nobody_else(make: Callable[..., Passwords
 
 
 def test_a_store_that_is_down_is_no_guess(make: Callable[..., Passwords]) -> None:
-    store = Store(alice="a")
+    store = Store("ldap", alice="a")
     passwords = make(store)
     store.fault = StoreUnavailable("the directory does not answer")
     for _ in range(20):
@@ -237,6 +240,27 @@ def test_a_store_that_is_down_is_no_guess(make: Callable[..., Passwords]) -> Non
             passwords.identity("alice", "a", HERE)
     store.fault = None
     assert passwords.identity("alice", "a", HERE).name == "alice"
+
+
+def test_a_guess_is_counted_though_the_next_store_is_down(make: Callable[..., Passwords]) -> None:
+    """Else whoever keeps the directory from answering could guess at the file's users for ever."""
+    down = Store("ldap")
+    down.fault = StoreUnavailable("the directory does not answer")
+    passwords = make(Store(alice="a"), down)
+    for number in range(10):
+        with pytest.raises(StoreUnavailable):
+            passwords.identity("alice", f"x{number}", HERE)
+    with pytest.raises(RequestRefused):
+        passwords.identity("alice", "a", HERE)
+
+
+def test_keys_that_are_none_any_more_go_to_no_store(make: Callable[..., Passwords], tmp_path: Path) -> None:
+    keys = Keys(str(tmp_path / "auth"))
+    text, info = keys.create("ci", None, None)
+    keys.revoke(info.id)
+    store = Store("ldap")
+    assert refused(make(store, keys=keys), "ci", text)
+    assert not store.asked
 
 
 def test_keys_are_passwords_that_cost_nothing(make: Callable[..., Passwords], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from registry.auth import policy
@@ -34,6 +34,8 @@ from registry.auth.policy import (
     readable_prefixes,
 )
 from storage.names import MAX_NAME
+
+NO_DEADLINE = settings(deadline=None)  # the machine may be busy
 
 ROOT = Path(__file__).resolve().parents[2]
 READ = frozenset({Action.READ})
@@ -163,6 +165,7 @@ def test_malformed_globs_are_refused(pattern: str, message: str) -> None:
         AccessControl({pattern: RepositoryRules()})
 
 
+@NO_DEADLINE
 @given(st.text() | st.text(alphabet="ab*?[]{}!^-,/\\", max_size=12), st.text(alphabet="ab/-"))
 def test_any_text_is_a_glob_or_refused(pattern: str, repository: str) -> None:
     """Nothing else than ValueError ever comes out."""
@@ -210,6 +213,7 @@ globs = st.lists(parts, min_size=1, max_size=4).map("/".join)
 names = st.lists(st.text(alphabet="ab-", min_size=1, max_size=5), min_size=1, max_size=5).map("/".join)
 
 
+@NO_DEADLINE
 @given(globs, names)
 @example("**/a*b/**/b", "a/ab/ab/b")
 @example("*a*ab", "aaab")
@@ -250,6 +254,7 @@ def test_names_that_are_too_long_match_nothing() -> None:
     assert not decide(rules, ANONYMOUS, "a" * 1_000_000, Action.READ)
 
 
+@NO_DEADLINE
 @given(st.text() | st.text(alphabet="ab/\n\0.", max_size=6))
 def test_names_that_nobody_can_have_are_decided_on(repository: str) -> None:
     """They come from outside, before anything has checked them; the end of a line is not the end of a name."""
@@ -436,6 +441,7 @@ repositories = st.sampled_from(
 questions = st.tuples(identities, repositories, st.sampled_from(list(Action)))
 
 
+@NO_DEADLINE
 @given(rule_sets, questions)
 def test_the_longest_pattern_decides_alone(rules: AccessControl, question: tuple[Identity, str, Action]) -> None:
     """Without the others, and without their order, the answer is the same."""
@@ -447,6 +453,7 @@ def test_the_longest_pattern_decides_alone(rules: AccessControl, question: tuple
     assert decide(rules, *question) == decide(replace(rules, repositories=alone), *question)
 
 
+@NO_DEADLINE
 @given(rule_sets, questions, st.data())
 def test_more_in_a_rule_never_denies(
     rules: AccessControl, question: tuple[Identity, str, Action], data: st.DataObject
@@ -475,6 +482,7 @@ def test_more_in_a_rule_never_denies(
         assert decide(wider, *question)
 
 
+@NO_DEADLINE
 @given(rule_sets, questions)
 def test_whoever_logs_in_may_no_less(rules: AccessControl, question: tuple[Identity, str, Action]) -> None:
     """Unlike in zot, where anonymousPolicy is for anonymous alone."""
@@ -483,6 +491,7 @@ def test_whoever_logs_in_may_no_less(rules: AccessControl, question: tuple[Ident
         assert decide(rules, replace(identity, grants=None), repository, action)
 
 
+@NO_DEADLINE
 @given(st.none() | rule_sets, questions)
 def test_grants_only_ever_take_away(rules: AccessControl | None, question: tuple[Identity, str, Action]) -> None:
     identity, repository, action = question
@@ -491,6 +500,7 @@ def test_grants_only_ever_take_away(rules: AccessControl | None, question: tuple
         assert decide(rules, unlimited, repository, action)
 
 
+@NO_DEADLINE
 @given(st.none() | rule_sets, identities, st.sampled_from(["", "a", "b", "a/b", "c/b", "a/a"]))
 @example(AccessControl({"a/**": everybody(Action.READ)}), ANONYMOUS, "a/b")
 @example(AccessControl({"**": everybody(Action.READ), "a": RepositoryRules()}), ANONYMOUS, "a/b")
@@ -536,6 +546,7 @@ def test_may_read_all(rules: AccessControl | None, identity: Identity, prefix: s
     assert may_read_all(rules, identity, prefix) is wanted
 
 
+@NO_DEADLINE
 @given(st.none() | rule_sets, identities)
 def test_all_that_is_readable_lies_below_the_prefixes(rules: AccessControl | None, identity: Identity) -> None:
     prefixes = readable_prefixes(rules, identity)
@@ -580,6 +591,7 @@ def test_readable_prefixes_of_administrators_and_without_rules() -> None:
     assert readable_prefixes(None, Identity(grants=(Grant("a/b", READ),))) == ("a/b",)
 
 
+@NO_DEADLINE
 @given(st.none() | rule_sets, questions)
 def test_may_do_anything_is_true_of_whoever_may_something(
     rules: AccessControl | None, question: tuple[Identity, str, Action]
@@ -607,6 +619,7 @@ def test_may_do_anything(rules: AccessControl | None, identity: Identity, action
     assert may_do_anything(rules, identity, action) is wanted
 
 
+@NO_DEADLINE
 @given(rule_sets, st.lists(questions, max_size=20))
 def test_grants_more_than_anonymous_is_true_where_somebody_may_more(
     rules: AccessControl, asked: list[tuple[Identity, str, Action]]
@@ -745,6 +758,7 @@ def test_malformed_scopes_are_refused(text: str, message: str) -> None:
         parse_grant(text)
 
 
+@NO_DEADLINE
 @given(actions.filter(bool), patterns)
 def test_scopes_survive_being_shown(allowed: frozenset[Action], pattern: str) -> None:
     assert parse_grant(grant_text(Grant(pattern, allowed))) == Grant(pattern, allowed)
