@@ -71,6 +71,14 @@ class SharedTable:
         """Return the record of a key."""
         return self.update(key, _unchanged)
 
+    def peek(self, key: bytes) -> Record:
+        """Return the record of a key without waiting for a lock.
+
+        One that is being written may look as if it were not there, and hardly ever be half of what it was before.
+        """
+        opened = self._opened.get(os.getpid()) or self._open()
+        return opened.peek(key)
+
     def update(self, key: bytes, change: Change) -> Record:
         """Let `change` make a new record of a key's old one, while nobody else can, and return it.
 
@@ -102,11 +110,25 @@ class _Opened:
         if descriptor is not None:
             weakref.finalize(self, os.close, descriptor)
 
+    def peek(self, key: bytes) -> Record:
+        tag, number = self._find(key)
+        bucket = number * _BUCKET_WORDS
+        tags = self._words[bucket : bucket + _WAYS].tolist()
+        if tag not in tags:
+            return NOTHING
+        way = tags.index(tag)
+        found = self._read(bucket, way)
+        return found if self._words[bucket + way] == tag else NOTHING
+
     def update(self, key: bytes, change: Change) -> Record:
+        tag, number = self._find(key)
+        with self._stripes[number % _STRIPES]:
+            return self._update(number * _BUCKET_WORDS, tag, change)
+
+    def _find(self, key: bytes) -> tuple[int, int]:
+        """Return a key's tag and the number of its bucket."""
         tag, place = _DIGEST.unpack(hashlib.blake2b(key, key=self._key, digest_size=_DIGEST.size).digest())
-        bucket = place % self._buckets
-        with self._stripes[bucket % _STRIPES]:
-            return self._update(bucket * _BUCKET_WORDS, tag or 1, change)
+        return tag or 1, place % self._buckets
 
     def _update(self, bucket: int, tag: int, change: Change) -> Record:
         words = self._words

@@ -106,12 +106,19 @@ def replace_file(path: str, data: bytes) -> None:
 
 
 def make_private_directory(path: str) -> None:
-    """Make a directory that only its owner may enter, if it is missing."""
-    if not os.path.isdir(path):
-        Durable("/").make_directory(os.path.dirname(path))
-        with suppress(FileExistsError):
-            os.mkdir(path, 0o700)
-        Durable("/").sync_directory(os.path.dirname(path))
+    """Make a directory that only its owner may enter, if it is missing; one that is there is durable."""
+    if os.path.isdir(path):
+        return
+    durable = Durable("/")
+    durable.make_directory(os.path.dirname(path))
+    with suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    try:
+        durable.sync_directory(os.path.dirname(path))
+    except OSError:
+        with suppress(OSError):  # let nobody take it for one that lasts
+            os.rmdir(path)
+        raise
 
 
 def _resemble(descriptor: int, old: os.stat_result) -> None:

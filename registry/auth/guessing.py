@@ -73,7 +73,7 @@ class Guesses:
         To be asked before a password is looked at: during a lock a right one is refused like a wrong one, and
         neither makes it longer.
         """
-        pair, everybody = self._table.get(_pair_key(user, address)), self._table.get(_address_key(address))
+        pair, everybody = self._table.peek(_pair_key(user, address)), self._table.peek(_address_key(address))
         now = self._clock()
         wait = max(self._pair.locked_for(pair, now), self._address.locked_for(everybody, now))
         if wait > 0:

@@ -97,6 +97,7 @@ class _Users:
     """The users of a file; `secret` is known to whoever can read the file, so that all workers agree on it."""
 
     hashes: Mapping[str, Hash] = field(repr=False)
+    identities: Mapping[str, Identity] = field(repr=False)
     all: tuple[Hash, ...] = field(repr=False)
     secret: bytes = field(repr=False)
 
@@ -122,7 +123,8 @@ def _parse(data: bytes) -> _Users:
             "`pierhead user passwd` sets a password anew)"
         )
     users = {line.name: line.hash for line in lines if line.name is not None and line.hash is not None}
-    return _Users(users, tuple(users.values()), hashlib.sha256(data).digest())
+    identities = {name: _identity(name, known) for name, known in users.items()}
+    return _Users(users, identities, tuple(users.values()), hashlib.sha256(data).digest())
 
 
 class HtpasswdStore:
@@ -153,7 +155,7 @@ class HtpasswdStore:
         compared = known or users.decoy(user)
         with self._hashing:
             right = compared is not None and compared.matches(password)
-        return _identity(user, known) if known and right else None
+        return users.identities[user] if known and right else None
 
     def knows(self, user: str) -> bool:
         """Tell whether the file has this user."""
@@ -166,10 +168,9 @@ class HtpasswdStore:
 
     def renew(self, name: str, credential: str) -> Identity | None:
         """Return who this is now, or None if the user is gone or has another password since."""
-        known = self._file.get().hashes.get(name)
-        if known is None:
+        identity = self._file.get().identities.get(name)
+        if identity is None:
             return None
-        identity = _identity(name, known)
         return identity if hmac.compare_digest(identity.credential.encode(), credential.encode()) else None
 
 

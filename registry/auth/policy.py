@@ -20,13 +20,17 @@ _NOTHING: Final[frozenset[Action]] = frozenset()
 _ADMIN_POLICY = "http.accessControl.adminPolicy"
 
 
+#: All that a decision depends on: the pattern that decides, a user's name and groups of their store, the action.
+_Case = tuple[str | None, str, frozenset[str], Action]
+
+
 class _Index:
     """What follows from rules alone, worked out once, and which pattern decides on a repository.
 
     It belongs to its rules and is gone with them; it remembers a bounded number of repositories.
     """
 
-    __slots__ = ("_by_length", "_deciding", "_groups")
+    __slots__ = ("_by_length", "_deciding", "_decisions", "_groups")
 
     _REMEMBERED = 4096
 
@@ -34,6 +38,7 @@ class _Index:
         # The sort is stable: of patterns of one length the first in the file is the first here.
         self._by_length = [(pattern, glob_of(pattern)) for pattern in sorted(repositories, key=len, reverse=True)]
         self._deciding: dict[str, str | None] = {}
+        self._decisions: dict[_Case, Decision] = {}
         members = {user for users in groups.values() for user in users}
         self._groups = {user: frozenset(name for name in groups if user in groups[name]) for user in members}
 
@@ -52,6 +57,17 @@ class _Index:
                 self._deciding.clear()
             self._deciding[repository] = pattern
         return pattern
+
+    def decided(self, case: _Case) -> Decision | None:
+        """Return what was decided before in such a case."""
+        return self._decisions.get(case)
+
+    def remember(self, case: _Case, decision: Decision) -> Decision:
+        """Keep a decision for all that are alike, and return it."""
+        if len(self._decisions) >= self._REMEMBERED:
+            self._decisions.clear()
+        self._decisions[case] = decision
+        return decision
 
     def groups(self, identity: Identity) -> frozenset[str]:
         """Return the groups that somebody is in, by their user store or by the rules."""
@@ -135,13 +151,19 @@ def decide(rules: AccessControl | None, identity: Identity, repository: str, act
         return Decision(False, "", "the credentials are limited, and not meant for this")
     if rules is None:
         return _decide_without_rules(identity)
+    case = rules._index.deciding(repository), identity.name, identity.groups, action
+    known = rules._index.decided(case)
+    return known if known is not None else rules._index.remember(case, _decide_by_rules(rules, case, identity))
+
+
+def _decide_by_rules(rules: AccessControl, case: _Case, identity: Identity) -> Decision:
+    pattern, *_, action = case
     groups = rules._index.groups(identity)
     admin = rules.admin_policy
     if admin and action in admin.actions:
         by = _named(admin, identity, groups)
         if by:
             return Decision(True, _ADMIN_POLICY, f"it allows the action in every repository, and {by}")
-    pattern = rules._index.deciding(repository)
     if pattern is None:
         return Decision(False, rules.path, "no pattern matches the repository")
     return _decide_by(rules, pattern, identity, groups, action)

@@ -421,3 +421,26 @@ def test_threads_of_a_table_for_itself_lose_no_count(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(4)))
     assert table.get(b"key")[0] == 8000
+
+
+def test_a_peek_sees_what_was_written_and_never_fails(tmp_path: Path) -> None:
+    table = SharedTable(str(tmp_path / "table"))
+    assert table.peek(b"key") == NOTHING
+    table.update(b"key", lambda _: (1, 1, 1, 1, 1))
+    assert table.peek(b"key") == (1, 1, 1, 1, 1)
+    assert SharedTable(str(tmp_path / "table")).peek(b"key") == (1, 1, 1, 1, 1)
+    done = threading.Event()
+
+    def write() -> None:
+        while not done.is_set():
+            table.update(b"key", lambda record: (record[0] + 1,) * 5)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(5000):
+            assert len(table.peek(b"key")) == 5
+    finally:
+        done.set()
+        writer.join()
+    assert table.peek(b"key") == table.get(b"key")
