@@ -166,6 +166,8 @@ def _warnings(config: Config) -> Iterator[str]:
     http, auth = config.http, config.http.auth
     if config.dist_spec_version != DIST_SPEC_VERSION:
         yield f"distSpecVersion: is {config.dist_spec_version}, but this registry follows {DIST_SPEC_VERSION}"
+    if not _is_local(http.address) and not http.has_identities and http.access_control is None:
+        yield f"http.address: whoever reaches {http.address} may push and delete: see http.auth and http.accessControl"
     if http.access_control and not http.has_identities:
         yield "http.accessControl: nobody can log in, so that anonymousPolicy alone decides: see http.auth"
     if auth.has_passwords and _in_clear(config):
@@ -186,9 +188,12 @@ def _warnings(config: Config) -> Iterator[str]:
 
 def _in_clear(config: Config) -> bool:
     http = config.http
-    local = http.address == "localhost" or http.address.startswith("127.") or http.address == "::1"
     behind_tls = (http.external_url or "").startswith("https:")
-    return not (http.tls or behind_tls or local)
+    return not (http.tls or behind_tls or _is_local(http.address))
+
+
+def _is_local(address: str) -> bool:
+    return address in ("localhost", "::1") or address.startswith("127.")
 
 
 def _anonymous_may_some(rules: AccessControl | None) -> bool:

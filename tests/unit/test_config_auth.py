@@ -277,6 +277,13 @@ def test_anonymous_pull_with_passwords_alone_is_warned_of(load_http: Load, file:
     assert not load_http({"auth": auth | {"token": {}}, "accessControl": rules}).warnings
 
 
+def test_a_registry_that_is_open_to_a_network_is_warned_of(load_http: Load, file: str) -> None:
+    assert "push and delete" in " ".join(load_http({"address": "0.0.0.0"}).warnings)
+    assert not load_http({"address": "::1"}).warnings
+    for closed in ({"auth": {"htpasswd": {"path": file}}}, {"accessControl": {"**": {"anonymousPolicy": ["read"]}}}):
+        assert "push and delete" not in " ".join(load_http({"address": "0.0.0.0", **closed}).warnings)
+
+
 def test_rules_for_nobody_are_warned_of(load_http: Load) -> None:
     rules = {"repositories": {"**": {"defaultPolicy": ["read"]}}}
     assert "nobody can log in" in " ".join(load_http({"accessControl": rules}).warnings)
