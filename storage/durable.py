@@ -51,8 +51,10 @@ class Durable:
         """Give the file one more name; raise FileExistsError if it is taken. Durable with the next `sync_directory`."""
         os.link(source, target, follow_symlinks=False)
 
-    def make_directory(self, path: str) -> None:
+    def make_directory(self, path: str, mode: int = 0o777) -> None:
         """Make sure that the directory is there, and that its name and its parents' names are on the disk.
+
+        `mode` is for the directory itself, if it has to be made.
 
         A directory that another process has just made may not be durable yet, so an existing one is synced too,
         once for each process: it is remembered by its inode number.
@@ -64,7 +66,7 @@ class Durable:
         if parent != path:
             self.make_directory(parent)
         if inode is None:
-            _mkdir(path)
+            _mkdir(path, mode)
         try:
             self.sync_directory(parent)
         except OSError as error:  # what lies above the store is not ours
@@ -76,6 +78,10 @@ class Durable:
         if len(self._known) >= _KNOWN:
             self._known.clear()
         self._known[path] = os.stat(path).st_ino
+
+
+#: For what may lie outside the stores; which directories are durable is remembered for all of it.
+_ANYWHERE = Durable("/")
 
 
 def replace_file(path: str, data: bytes) -> None:
@@ -102,29 +108,25 @@ def replace_file(path: str, data: bytes) -> None:
         raise
     finally:
         os.close(descriptor)
-    Durable("/").sync_directory(directory)
+    _ANYWHERE.sync_directory(directory)
 
 
 def make_private_directory(path: str) -> None:
-    """Make a directory that only its owner may enter, if it is missing; one that is there is durable."""
-    if os.path.isdir(path):
-        return
-    durable = Durable("/")
-    durable.make_directory(os.path.dirname(path))
-    with suppress(FileExistsError):
-        os.mkdir(path, 0o700)
-    try:
-        durable.sync_directory(os.path.dirname(path))
-    except OSError:
-        with suppress(OSError):  # let nobody take it for one that lasts
-            os.rmdir(path)
-        raise
+    """Make a directory that only its owner may enter, if it is missing; on return its name is on the disk."""
+    _ANYWHERE.make_directory(path, 0o700)
 
 
 def _resemble(descriptor: int, old: os.stat_result) -> None:
-    with suppress(PermissionError):
+    """Give the new file the owner, the group and the mode of the old one; where its group is refused, none to any."""
+    mode = old.st_mode & 0o777
+    try:
         os.fchown(descriptor, old.st_uid, old.st_gid)
-    os.fchmod(descriptor, old.st_mode & 0o777)
+    except PermissionError:
+        try:
+            os.fchown(descriptor, -1, old.st_gid)
+        except PermissionError:
+            mode &= ~0o070
+    os.fchmod(descriptor, mode)
 
 
 def _inode(path: str) -> int | None:
@@ -134,8 +136,8 @@ def _inode(path: str) -> int | None:
         return None
 
 
-def _mkdir(path: str) -> None:
+def _mkdir(path: str, mode: int) -> None:
     try:
-        os.mkdir(path)
+        os.mkdir(path, mode)
     except FileExistsError:  # another worker was faster
         return

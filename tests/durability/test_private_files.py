@@ -59,17 +59,13 @@ class ReadingDisk(Disk):
 
 
 class Recorded(Place):
-    """A place whose disk may lose its power; what is there from the beginning is durable."""
+    """A place whose disk may lose its power; nothing is durable in the beginning."""
 
     def __init__(self, disk: Disk) -> None:
         """Make the directory of the users' file."""
         super().__init__(disk.anchor)
         self.disk = disk
         self.htpasswd.parent.mkdir()
-        for path in (self.anchor, self.htpasswd.parent):
-            descriptor = os.open(path, os.O_RDONLY)
-            disk.fsync(descriptor)
-            os.close(descriptor)
 
     def left(self) -> set[Said]:
         """Return what the files say in each of the trees that a power loss now may leave."""
