@@ -17,7 +17,8 @@ from contextlib import suppress
 from flask import Flask, Response, g, request
 
 from registry.auth.identity import ANONYMOUS, Identity
-from registry.logs import json_line, request_id, shortened, timestamp
+from registry.logs import json_line, request_id, shortened
+from storage.clock import timestamp
 
 log = logging.getLogger(__name__)
 

@@ -7,6 +7,7 @@ from registry import server
 from registry.auth.build import build_gate
 from registry.commands.authz import authz
 from registry.commands.common import load_config
+from registry.commands.garbage import gc, history, purge, restore
 from registry.commands.keys import key
 from registry.commands.tokens import token
 from registry.commands.users import user
@@ -51,7 +52,7 @@ def main() -> None:
     """Run Pierhead, an OCI registry."""
 
 
-COMMANDS = (serve, verify, user, key, token, authz)
+COMMANDS = (serve, verify, user, key, token, authz, gc, history, restore, purge)
 
 for _command in COMMANDS:
     main.add_command(_command)

@@ -78,11 +78,16 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StoreConfig:
-    """Describe one store; `root_directory` is absolute."""
+    """Describe one store; `root_directory` is absolute, times are in seconds."""
 
     root_directory: str
     dedupe: bool = True
     commit: bool = True
+    gc: bool = True
+    gc_delay: float = 3600.0
+    gc_interval: float = 3600.0
+    undo: float = 86400.0
+    delete_referrers: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +162,11 @@ class Config:
     source: str | None = field(default=None, compare=False)  #: the file that all this was read from
 
     @property
+    def stores(self) -> Mapping[str, StoreConfig]:
+        """The stores by the prefix of their repositories' names; the default store has the prefix ""."""
+        return {"": self.storage} | {path.strip("/"): store for path, store in self.storage.sub_paths.items()}
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """List what is worth a line in the log but no reason to refuse the configuration."""
         return tuple(_warnings(self))
@@ -210,9 +220,11 @@ class SubPathSection(Section):
     root_directory = ValueField(values.directory, required=True)
     dedupe = ValueField(values.boolean)
     commit = ValueField(values.boolean)
-    gc = NotBuilt()
-    gc_delay = NotBuilt()
-    gc_interval = NotBuilt()
+    gc = ValueField(values.boolean)
+    gc_delay = ValueField(values.positive_duration)
+    gc_interval = ValueField(values.positive_duration)
+    undo = ValueField(values.parse_duration)
+    delete_referrers = ValueField(values.boolean)
     retention = NotBuilt()
     storage_driver = NotBuilt()
     cache_driver = NotBuilt()

@@ -10,12 +10,12 @@ import random
 import re
 import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response, g, has_request_context, request
 
 from registry.config import LOG_LEVELS, LogConfig
+from storage.clock import timestamp
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -151,11 +151,6 @@ def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
     if record.stack_info:
         parts.append(formatter.formatStack(record.stack_info))
     return redacted("\n".join(parts))
-
-
-def timestamp(seconds: float) -> str:
-    """Return a time as RFC 3339 has it, in UTC, with milliseconds."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def json_line(entry: Mapping[str, object]) -> str:

@@ -9,13 +9,18 @@ from storage.image_store import ImageStore
 from storage.local import Count, LocalBackend
 
 
-def build_controller(config: Config, count: Count) -> StoreController:
+def build_controller(config: Config, count: Count = lambda *_: None) -> StoreController:
     """Return the default store and its substores; `count` is told what they do."""
 
     def build(store: StoreConfig) -> ImageStore:
         durable = Durable(store.root_directory, commit=store.commit)
         backend = LocalBackend(store.root_directory, dedupe=store.dedupe, durable=durable, count=count)
-        return ImageStore(backend, sparse_indexes=config.server.sparse_indexes)
+        return ImageStore(
+            backend,
+            sparse_indexes=config.server.sparse_indexes,
+            undo=store.undo,
+            delete_referrers=store.delete_referrers,
+        )
 
-    substores = {path.strip("/"): build(store) for path, store in config.storage.sub_paths.items()}
-    return StoreController(build(config.storage), substores)
+    stores = {prefix: build(store) for prefix, store in config.stores.items()}
+    return StoreController(stores.pop(""), stores)

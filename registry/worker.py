@@ -24,7 +24,8 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from registry.auth.certificates import CLIENT_CERTIFICATE
 from registry.balance import Balance
-from registry.config import load_from_environment
+from registry.collecting import collect_on_schedule
+from registry.config import Config, load_from_environment
 from registry.connection import Connection, Request, Response, TLSConnection
 from registry.errors import error_body
 from registry.stream import Stream
@@ -112,6 +113,7 @@ class Worker(ThreadWorker):
         self.stall_timeout: float = config.server.stall_timeout
         self.keepalive: float = config.server.keepalive
         self.contexts = contexts_of(config.http)
+        self.config: Config = config
         self.balance = _balance()
         self.waiting: set[Connection] = set()
         self.next_sweep = 0.0
@@ -125,6 +127,7 @@ class Worker(ThreadWorker):
     def init_process(self) -> None:
         """Begin to count among the workers, in the worker's own process."""
         self.balance.set(self.age, 0)
+        collect_on_schedule(self.config)
         super().init_process()
 
     def get_thread_pool(self) -> Threads:

@@ -44,6 +44,16 @@ class Redirect:
     url: str
 
 
+@dataclass(frozen=True, slots=True)
+class Binned:
+    """A blob that was set aside in the second `since` of the epoch; `batch` is the backend's own."""
+
+    digest: Digest
+    batch: str
+    since: float
+    size: int
+
+
 class Backend(Protocol):
     """Blobs, upload sessions, one index document for each repository, and the repositories' names."""
 
@@ -105,6 +115,49 @@ class Backend(Protocol):
 
     def delete_blob(self, repository: str, digest: Digest) -> None:
         """Remove a blob from the repository; raise BlobUnknown."""
+
+    # what is collected: moves and removals happen while the caller holds the repository's lock
+
+    def places(self, after: str = "") -> Iterator[str]:
+        """Yield, in order, the names of all that may hold something to collect, be they repositories (still) or not."""
+
+    def old_blobs(self, repository: str, before: float) -> Iterator[Digest]:
+        """Yield the blobs that were written before a time, in seconds since the epoch, in no order."""
+
+    def bin_blobs(self, repository: str, digests: list[Digest], now: float) -> list[Binned]:
+        """Set blobs aside, and return those that were there; whoever asks for one finds it in its place again."""
+
+    def sync_bin(self, repository: str) -> None:
+        """Return when it is durable what was set aside."""
+
+    def binned_blobs(self, repository: str) -> Iterator[Binned]:
+        """Yield what is set aside, in no order."""
+
+    def take_back(self, repository: str, digest: Digest) -> bool:
+        """Put a blob in its place again; tell whether it was set aside."""
+
+    def drop_binned(self, repository: str, blob: Binned) -> bool:
+        """Remove what was set aside for good; tell whether it was still there."""
+
+    def drop_stale(self, repository: str, before: float) -> list[str]:
+        """Remove sessions, and what writers left behind, that nobody has touched since a time; name them."""
+
+    def drop_empty(self, repository: str) -> bool:
+        """Make a repository whose index is empty none, if it has no blobs either; tell whether that was so."""
+
+    def sweep_pool(self) -> Iterator[tuple[Digest, int]]:
+        """Remove what is kept for sharing and no repository has; yield digests and sizes. Needs no lock."""
+
+    # what can be undone
+
+    def note_removed(self, repository: str, data: bytes) -> None:
+        """Keep a note of what the index is about to lose; durable on return."""
+
+    def removed_notes(self, repository: str) -> list[tuple[str, bytes]]:
+        """Return the notes with names for them, oldest first."""
+
+    def drop_note(self, repository: str, name: str) -> None:
+        """Forget a note, if it is there."""
 
     # sessions
 

@@ -21,7 +21,10 @@ class StoreController:
 
     def store(self, repository: str) -> ImageStore:
         """Return the store that the repository lies in, whether or not it exists."""
-        prefix = self.prefix(repository)
+        return self.at(self.prefix(repository))
+
+    def at(self, prefix: str) -> ImageStore:
+        """Return the store of a prefix; raise KeyError if there is none."""
         return self._substores[prefix] if prefix else self._default
 
     def prefix(self, repository: str) -> str:

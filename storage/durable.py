@@ -80,6 +80,23 @@ class Durable:
         self._known[path] = os.stat(path).st_ino
 
 
+def write_new(durable: Durable, path: str, data: bytes) -> None:
+    """Write a small file that must not be there yet, in a durable directory; durable on return, and whole or missing.
+
+    A reader that comes too early may find it incomplete: write what can be checked.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        _write_all(descriptor, data)
+        durable.sync_file(descriptor)
+        durable.sync_directory(os.path.dirname(path))
+    except BaseException:
+        os.unlink(path)
+        raise
+    finally:
+        os.close(descriptor)
+
+
 #: For what may lie outside the stores; which directories are durable is remembered for all of it.
 _ANYWHERE = Durable("/")
 
@@ -98,9 +115,7 @@ def replace_file(path: str, data: bytes) -> None:
     try:
         with suppress(FileNotFoundError):
             _resemble(descriptor, os.stat(path))
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
+        _write_all(descriptor, data)
         os.fsync(descriptor)
         os.rename(temporary, path)
     except BaseException:
@@ -114,6 +129,12 @@ def replace_file(path: str, data: bytes) -> None:
 def make_private_directory(path: str) -> None:
     """Make a directory that only its owner may enter, if it is missing; on return its name is on the disk."""
     _ANYWHERE.make_directory(path, 0o700)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
 
 
 def _resemble(descriptor: int, old: os.stat_result) -> None:

@@ -30,6 +30,7 @@ from storage.index import Entry, RepositoryIndex, make_entry
 from storage.manifests import MANIFESTS, MAX_SIZE, Descriptor, Manifest, parse_manifest
 from storage.names import check_tag
 from storage.snapshot import Snapshot
+from storage.undo import make_note
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +65,13 @@ class PushedManifest:
 class ImageStore:
     """The repositories of one backend. The caller has checked their names; digests are Digests."""
 
-    def __init__(self, backend: Backend, *, sparse_indexes: bool = False) -> None:
+    def __init__(
+        self, backend: Backend, *, sparse_indexes: bool = False, undo: float = 0, delete_referrers: bool = True
+    ) -> None:
+        """Take the settings of the store; what a repository loses can be restored for `undo` seconds."""
         self._backend = backend
+        self._undo = undo
+        self._delete_referrers = delete_referrers
         self._sparse_indexes = sparse_indexes
         self._snapshots: Cache[str, Snapshot] = Cache(_INDEXES)
         self._manifests: Cache[tuple[str, str, str], Manifest] = Cache(_FACTS)
@@ -133,14 +139,19 @@ class ImageStore:
         return PushedManifest(digest, manifest.subject.digest if manifest.subject else None)
 
     def delete_manifest(self, repository: str, reference: str) -> None:
-        """Delete a tag; or by digest a manifest and every tag on it.
+        """Delete a tag; or by digest a manifest, every tag on it, and what belongs to it and is not tagged itself.
 
         Raises RepositoryUnknown, ManifestUnknown, StillReferenced, DigestInvalid and IndexDamaged.
         """
         digest = parse_digest(reference) if ":" in reference else None
         self._snapshot(repository)
         self._folding.change(
-            repository, lambda state: state.without_manifest(digest) if digest else state.without_tag(reference)
+            repository,
+            lambda state: (
+                state.without_manifest(digest, with_referrers=self._delete_referrers)
+                if digest
+                else state.without_tag(reference)
+            ),
         )
 
     def tags(self, repository: str, after: str = "", limit: int | None = None) -> tuple[list[str], bool]:
@@ -278,6 +289,9 @@ class ImageStore:
             old = self._state(repository)
             new = change(old)
             if new is not old:
+                if new.removed and self._undo:
+                    self._backend.note_removed(repository, make_note(new.removed))
+                    new.removed = ()
                 new.version = self._backend.swap_index(repository, new.index.data, old.version)
                 self._remember(repository, new)
             elif old.version is not None:
@@ -335,9 +349,11 @@ class ImageStore:
 
     def _check_references(self, repository: str, state: Snapshot, manifest: Manifest) -> None:
         """Raise ReferencesUnknown with all that the manifest needs and the repository does not have."""
-        missing = [blob.digest for blob in manifest.required_blobs if not self._has_blob(repository, blob.digest)]
+        absent = [blob for blob in manifest.blobs if not self._has_blob(repository, blob.digest)]
+        missing = [blob.digest for blob in absent if not blob.is_foreign]
+        children = [child.digest for child in manifest.children if not self._has_child(repository, state, child)]
         if not self._sparse_indexes:
-            missing += [child.digest for child in manifest.children if not self._has_child(repository, state, child)]
+            missing += children
         if missing:
             raise ReferencesUnknown(list(dict.fromkeys(missing)))
 

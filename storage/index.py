@@ -50,8 +50,8 @@ class RepositoryIndex:
         entries = [] if entries is None else entries  # as Go's encoders write an empty list
         if not isinstance(entries, list):
             raise ManifestInvalid("manifests is not a list")
-        others = [entry for entry in entries if not _is_entry(entry)]
-        return cls(document, tuple(entry for entry in entries if _is_entry(entry)), tuple(others))
+        others = [entry for entry in entries if not is_entry(entry)]
+        return cls(document, tuple(entry for entry in entries if is_entry(entry)), tuple(others))
 
     @cached_property
     def data(self) -> bytes:
@@ -116,15 +116,15 @@ class RepositoryIndex:
             added = orjson.loads(b"[" + data[len(start) + 1 : -len(_END)] + b"]")
         except orjson.JSONDecodeError:
             return None
-        return self.extended(added) if added and all(_is_entry(entry) for entry in added) else None
+        return self.extended(added) if added and all(is_entry(entry) for entry in added) else None
 
     def without_tag(self, tag: str) -> RepositoryIndex:
         """Remove a tag; the manifest that had it is not kept by that."""
         return self._with(entry for entry in self.entries if tag_of(entry) != tag)
 
-    def without_digest(self, digest: str) -> RepositoryIndex:
-        """Remove a manifest and every tag on it."""
-        return self._with(entry for entry in self.entries if entry["digest"] != digest)
+    def without_digests(self, digests: Collection[str]) -> RepositoryIndex:
+        """Remove manifests and every tag on them."""
+        return self._with(entry for entry in self.entries if entry["digest"] not in digests)
 
     def with_untagged(self, entry: Entry) -> RepositoryIndex:
         """Keep a manifest that may just have lost its last tag."""
@@ -176,7 +176,8 @@ def _gives_way(old: Entry, digest: str, tags: Collection[str], replaced: Collect
     return (bool(tags) and old["digest"] == digest) or old["digest"] in replaced
 
 
-def _is_entry(entry: object) -> bool:
+def is_entry(entry: object) -> bool:
+    """Tell whether this is an entry that can be served."""
     return (
         isinstance(entry, dict)
         and isinstance(entry.get("mediaType"), str)

@@ -7,6 +7,8 @@
     blobs/<algorithm>/<encoded>             configs, layers and manifests
     .uploads/<uuid>                         an upload session's bytes
     .uploads/<uuid>.note                    what one request that carried all of them hashed
+    .bin/<time>/<algorithm>/<encoded>       blobs found unreachable at that time (UTC), until they are gone for good
+    .bin/undo/<nanoseconds>-<random>.json   what the index lost in one change
     .tmp-<random>                           a file on its way to its name
   .pierhead/                                no repository can have this name
     pool/<algorithm>/<2 digits>/<encoded>   one more link to each blob: how equal blobs find each other
@@ -15,6 +17,9 @@
     metrics/<n>                             counters, a file for each worker
     auth/                                   API keys and the keys that sign tokens: for nobody but the registry
     limits/                                 who asked how often: tables that all workers share
+    gc/lock                                 held by the worker that collects on schedule
+    gc/state                                when that ended, and where a run that ran out of time goes on
+    gc/journal                              what was collected, when and why; gc/journal.1 is the older part
 """
 
 from __future__ import annotations
@@ -29,6 +34,8 @@ INDEX = "index.json"
 MARKER = "oci-layout"
 BLOBS = "blobs"
 UPLOADS = ".uploads"
+BIN = ".bin"
+TEMPORARY = ".tmp-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +82,32 @@ class Layout:
         """Return the path of what is known of an upload session's digest."""
         return f"{self.root}/{name}/{UPLOADS}/{session}.note"
 
+    def bin(self, name: str) -> str:
+        """Return the directory of what a repository has lost."""
+        return f"{self.root}/{name}/{BIN}"
+
+    def binned(self, name: str, batch: str, digest: Digest) -> str:
+        """Return the path of a blob in a part of the bin."""
+        algorithm, _, encoded = digest.partition(":")
+        return f"{self.root}/{name}/{BIN}/{batch}/{algorithm}/{encoded}"
+
+    def undo(self, name: str) -> str:
+        """Return the directory of the notes of what a repository's index has lost."""
+        return f"{self.root}/{name}/{BIN}/undo"
+
     def temporary(self, name: str) -> str:
         """Return a new path, on the repository's file system, for a file that is still being written."""
-        return f"{self.root}/{name}/.tmp-{secrets.token_hex(8)}"
+        return f"{self.root}/{name}/{TEMPORARY}{secrets.token_hex(8)}"
 
     def pooled(self, digest: Digest) -> str:
         """Return the path of a blob's link in the pool."""
         algorithm, _, encoded = digest.partition(":")
-        return f"{self.private}/pool/{algorithm}/{encoded[:2]}/{encoded}"
+        return f"{self.pool}/{algorithm}/{encoded[:2]}/{encoded}"
+
+    @property
+    def pool(self) -> str:
+        """The directory of the pool."""
+        return f"{self.private}/pool"
 
     def lock(self, name: str) -> str:
         """Return the path of a repository's lock file."""
@@ -91,6 +116,11 @@ class Layout:
     def last_good_index(self, name: str) -> str:
         """Return the path of the copy that is kept of a repository's index."""
         return f"{self.private}/indexes/{_flat(name)}"
+
+    @property
+    def gc(self) -> str:
+        """The directory of the collection's lock, state and journal."""
+        return f"{self.private}/gc"
 
     @property
     def metrics(self) -> str:

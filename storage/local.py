@@ -9,15 +9,16 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from storage import locks
-from storage.backend import Redirect, Source, Stream, Version
+from storage.backend import Binned, Redirect, Source, Stream, Version
+from storage.bin import Bin
 from storage.cache import Cache
 from storage.digest import ALGORITHMS, Digest, is_digest
 from storage.durable import Durable
 from storage.errors import BlobUnknown, DigestMismatch, IndexChanged, RepositoryUnknown
-from storage.layout import Layout
+from storage.layout import BIN, BLOBS, INDEX, TEMPORARY, UPLOADS, Layout
 from storage.names import is_component
 from storage.pool import CANNOT_LINK, Pool
 from storage.uploads import Uploads
@@ -29,6 +30,8 @@ _MARKER = b'{"imageLayoutVersion":"1.0.0"}'
 
 #: Counts an event by name: (name, how much). See `registry/metrics.py`.
 Count: TypeAlias = Callable[[str, int], None]
+
+T = TypeVar("T")
 
 #: (inode, size, mtime in ns, ctime in ns)
 _Stamp: TypeAlias = tuple[int, int, int, int]
@@ -66,6 +69,7 @@ class LocalBackend:
         self._layout = Layout(os.path.abspath(root))
         self._durable = durable or Durable(self._layout.root)
         self._pool = Pool(self._layout, self._durable)
+        self._bin = Bin(self._layout, self._durable)
         self._dedupe = dedupe
         self._listings: Cache[str, tuple[_Stamp, list[str]]] = Cache(_LISTINGS)
         self._uploads = Uploads(self._layout, self._durable)
@@ -166,14 +170,23 @@ class LocalBackend:
     def repositories(self, prefix: str = "", after: str = "") -> Iterator[str]:
         """Walk the directories that can be repositories, reading no more of them than the caller asks for."""
         if not prefix:
-            yield from self._below("", after)
+            yield from self._below("", after, self.index_version)
             return
         if prefix > after and self.index_version(prefix):
             yield prefix
-        yield from self._below(f"{prefix}/", after)
+        yield from self._below(f"{prefix}/", after, self.index_version)
 
-    def _below(self, parent: str, after: str) -> Iterator[str]:
-        """Yield the repositories whose names begin with `parent` (empty, or ending in a slash).
+    def places(self, after: str = "") -> Iterator[str]:
+        """Yield the names whose directories hold anything of a repository."""
+        return self._below("", after, self._holds_anything)
+
+    def _holds_anything(self, name: str) -> bool:
+        """Tell whether a directory is more than a step to those that are nested in it."""
+        directory = self._layout.repository(name)
+        return any(os.path.lexists(f"{directory}/{part}") for part in (INDEX, BLOBS, UPLOADS, BIN))
+
+    def _below(self, parent: str, after: str, is_one: Callable[[str], object]) -> Iterator[str]:
+        """Yield what `is_one` says is a repository, below `parent` (empty, or ending in a slash).
 
         `a-b` comes before `a/b` though `a` comes before both, so each directory stands in the order twice: as `a`, for
         itself, and as `a/`, for what is nested in it.
@@ -183,8 +196,8 @@ class LocalBackend:
         for step in steps[first:]:
             if step.endswith("/"):
                 if step > after or after.startswith(step):
-                    yield from self._below(step, after)
-            elif step > after and self.index_version(step):
+                    yield from self._below(step, after, is_one)
+            elif step > after and is_one(step):
                 yield step
 
     def _steps(self, parent: str) -> list[str]:
@@ -209,10 +222,7 @@ class LocalBackend:
 
     def blob_size(self, repository: str, digest: Digest) -> int:
         """Return the size of a blob in bytes."""
-        try:
-            return os.stat(self._layout.blob(repository, digest)).st_size
-        except (FileNotFoundError, NotADirectoryError):
-            raise _blob_unknown(digest) from None
+        return self._reach(repository, digest, os.stat).st_size
 
     def open_blob(
         self, repository: str, digest: Digest, start: int = 0, length: int | None = None
@@ -281,6 +291,80 @@ class LocalBackend:
         self._pool.release(digest)
         self._count("blobs_deleted", 1)
         self._count("bytes_deleted", size)
+
+    # what is collected, and what can be undone
+
+    def old_blobs(self, repository: str, before: float) -> Iterator[Digest]:
+        """List the blobs whose files were written before a time."""
+        for digest in self.list_blobs(repository):
+            with suppress(FileNotFoundError):
+                if os.stat(self._layout.blob(repository, digest)).st_mtime < before:
+                    yield digest
+
+    def bin_blobs(self, repository: str, digests: list[Digest], now: float) -> list[Binned]:
+        """Rename blobs into the bin."""
+        return self._bin.put(repository, digests, now)
+
+    def sync_bin(self, repository: str) -> None:
+        """Sync the directories that blobs were moved to."""
+        self._bin.sync(repository)
+
+    def binned_blobs(self, repository: str) -> Iterator[Binned]:
+        """List the bin."""
+        return self._bin.blobs(repository)
+
+    def take_back(self, repository: str, digest: Digest) -> bool:
+        """Rename a blob out of the bin."""
+        return self._bin.take_back(repository, digest)
+
+    def drop_binned(self, repository: str, blob: Binned) -> bool:
+        """Unlink a blob in the bin, and the pool's link with it if no other repository has the blob."""
+        gone = self._bin.drop(repository, blob)
+        if gone:
+            self._pool.release(blob.digest)
+            self._count("blobs_deleted", 1)
+            self._count("bytes_deleted", blob.size)
+        return gone
+
+    def drop_stale(self, repository: str, before: float) -> list[str]:
+        """Remove sessions and temporary files that nobody has written to since a time, and empty parts of the bin."""
+        self._bin.tidy(repository)
+        return [*self._uploads.drop_stale(repository, before), *self._drop_temporaries(repository, before)]
+
+    def _drop_temporaries(self, repository: str, before: float) -> Iterator[str]:
+        with suppress(FileNotFoundError), os.scandir(self._layout.repository(repository)) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):
+                    if entry.name.startswith(TEMPORARY) and entry.stat(follow_symlinks=False).st_mtime < before:
+                        os.unlink(entry.path)
+                        yield entry.name
+
+    def drop_empty(self, repository: str) -> bool:
+        """Unlink the index of a repository that has nothing more, so that it is one no longer; tell whether it is so.
+
+        Its directories stay for whoever is just about to push to it.
+        """
+        if any(self.list_blobs(repository)):
+            return False
+        _unlink(self._layout.index(repository))
+        _unlink(self._layout.marker(repository))
+        return True
+
+    def sweep_pool(self) -> Iterator[tuple[Digest, int]]:
+        """Drop the pool's links that are the last ones, as a crash or another tool may have left them."""
+        return self._pool.sweep()
+
+    def note_removed(self, repository: str, data: bytes) -> None:
+        """Write a note of what the index is about to lose."""
+        self._bin.note(repository, data)
+
+    def removed_notes(self, repository: str) -> list[tuple[str, bytes]]:
+        """Return the notes by their names."""
+        return self._bin.notes(repository)
+
+    def drop_note(self, repository: str, name: str) -> None:
+        """Remove a note."""
+        self._bin.drop_note(repository, name)
 
     # sessions
 
@@ -384,8 +468,16 @@ class LocalBackend:
             self._durable.rename(temporary, target)
 
     def _open(self, repository: str, digest: Digest) -> io.FileIO:
+        return self._reach(repository, digest, io.FileIO)
+
+    def _reach(self, repository: str, digest: Digest, use: Callable[[str], T]) -> T:
+        """Use a blob's file, which leaves the bin if it lies there; raise BlobUnknown."""
+        path = self._layout.blob(repository, digest)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return use(path)
+        self._bin.take_back(repository, digest)
         try:
-            return io.FileIO(self._layout.blob(repository, digest))
+            return use(path)  # also where somebody else has just taken it back
         except (FileNotFoundError, NotADirectoryError):
             raise _blob_unknown(digest) from None
 

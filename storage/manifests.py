@@ -54,6 +54,11 @@ class Descriptor:
     digest: str
     size: int
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether this is a layer that the registry need not hold."""
+        return self.media_type in FOREIGN_LAYERS
+
     def to_json(self) -> dict[str, Any]:
         """Return the descriptor as the specs write it."""
         return {"mediaType": self.media_type, "digest": self.digest, "size": self.size}
@@ -72,11 +77,6 @@ class Manifest:
     annotations: dict[str, str] | None
     blobs: tuple[Descriptor, ...]
     children: tuple[Descriptor, ...]
-
-    @property
-    def required_blobs(self) -> list[Descriptor]:
-        """The blobs that must be there before the manifest is accepted."""
-        return [blob for blob in self.blobs if blob.media_type not in FOREIGN_LAYERS]
 
 
 def parse_manifest(data: bytes, content_type: str | None = None) -> Manifest:

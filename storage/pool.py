@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 
-from storage.digest import Digest
+from storage.digest import ALGORITHMS, Digest, is_digest
 from storage.durable import Durable
 from storage.layout import Layout
 
@@ -63,7 +64,30 @@ class Pool:
 
     def release(self, digest: Digest) -> None:
         """Drop the pool's link if it is the last one; who links it meanwhile keeps the content."""
-        path = self._layout.pooled(digest)
         with suppress(FileNotFoundError):
-            if os.stat(path).st_nlink == 1:
-                os.unlink(path)
+            _drop_last_link(self._layout.pooled(digest))
+
+    def sweep(self) -> Iterator[tuple[Digest, int]]:
+        """Drop every link that is the last one; yield the digests and sizes of those that went."""
+        for algorithm in ALGORITHMS:
+            for directory in _listed(f"{self._layout.pool}/{algorithm}"):
+                for name in _listed(directory.path):
+                    with suppress(FileNotFoundError):
+                        size = name.stat().st_size
+                        if is_digest(digest := f"{algorithm}:{name.name}") and _drop_last_link(name.path):
+                            yield Digest(digest), size
+
+
+def _drop_last_link(path: str) -> bool:
+    if os.stat(path).st_nlink > 1:
+        return False
+    os.unlink(path)
+    return True
+
+
+def _listed(path: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(path) as entries:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []

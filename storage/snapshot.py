@@ -21,6 +21,8 @@ class Snapshot:
     `facts` reads a manifest by its digest and media type, or returns None where it cannot.
 
     `damage` says why the index on disk could not be used, if this is the last good one instead.
+
+    `removed` are the entries that were given up on the way from the version on disk to what this is to become.
     """
 
     def __init__(
@@ -29,10 +31,12 @@ class Snapshot:
         index: RepositoryIndex,
         facts: Facts,
         damage: IndexDamaged | None = None,
+        removed: tuple[Entry, ...] = (),
     ) -> None:
         self.version = version
         self.index = index
         self.damage = damage
+        self.removed = removed
         self._facts = facts
 
     # what is there
@@ -135,7 +139,7 @@ class Snapshot:
         for old in had.values():
             if not self._needs_no_entry(old, listed):
                 new = self._keep(new, old)
-        following = self._next(new)
+        following = self._next(new, [old for old in had.values() if old["digest"] != digest])
         if "_listings" in vars(self):  # nothing that was reachable ceases to be
             added = {(digest, child.digest): child for child in _listed(manifest)}
             vars(following)["_listings"] = self._listings | added if added else self._listings
@@ -146,17 +150,34 @@ class Snapshot:
         entry = self.index.tags.get(tag)
         if entry is None:
             raise ManifestUnknown("no such tag in this repository", reference=tag)
-        return self._next(self._keep(self.index.without_tag(tag), entry))
+        return self._next(self._keep(self.index.without_tag(tag), entry), [entry])
 
-    def without_manifest(self, digest: Digest) -> Snapshot:
-        """Remove a manifest and its tags; raise StillReferenced while an index lists it, and ManifestUnknown."""
+    def without_manifest(self, digest: Digest, *, with_referrers: bool = False) -> Snapshot:
+        """Remove a manifest and its tags; raise StillReferenced while an index lists it, and ManifestUnknown.
+
+        `with_referrers` go, too, the manifests that belong to it and that neither a tag nor an index keeps.
+        """
         if digest in self.parents:
             holders = self.parents[digest]
             message = f"index {holders[0]} of this repository lists the manifest"
             raise StillReferenced(message, digest=digest, referencedBy=holders)
         if digest not in self.index.by_digest:
             raise ManifestUnknown("no such manifest in this repository", reference=digest)
-        return self._next(self.index.without_digest(digest))
+        gone = {digest, *(self._kept_by_nothing_but(digest) if with_referrers else ())}
+        index = self.index.without_digests(gone)
+        return self._next(index, [entry for entry in self.index.entries if entry["digest"] in gone])
+
+    def _kept_by_nothing_but(self, subject: str) -> set[str]:
+        """Return the digests of the referrers, and of theirs, that are only there because their subject is."""
+        tagged = {entry["digest"] for entry in self.index.tags.values()}
+        gone: set[str] = set()
+        todo = [subject]
+        while todo:
+            found = {digest for digest in self._referrers.get(todo.pop(), ()) if digest not in self.parents}
+            new = found - tagged - gone
+            gone |= new
+            todo += new
+        return gone
 
     def _keep(self, index: RepositoryIndex, entry: Entry) -> RepositoryIndex:
         """Keep a manifest that has just lost a tag, unless an index that lists it does."""
@@ -172,8 +193,8 @@ class Snapshot:
         """
         return entry is not None and listed.get(entry["digest"]) == entry["mediaType"] and self._subject(entry) is None
 
-    def _next(self, index: RepositoryIndex) -> Snapshot:
-        return Snapshot(self.version, index, self._facts)
+    def _next(self, index: RepositoryIndex, removed: Sequence[Entry] = ()) -> Snapshot:
+        return Snapshot(self.version, index, self._facts, removed=(*self.removed, *removed))
 
 
 def _listed(manifest: Manifest | None) -> Iterator[Descriptor]:

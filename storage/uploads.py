@@ -137,6 +137,33 @@ class Uploads:
             os.unlink(upload.path)
         self.forget(repository, session)
 
+    def drop_stale(self, repository: str, before: float) -> list[str]:
+        """Drop the sessions that nobody has written to since a time, and notes without one; return their names."""
+        dropped = []
+        with suppress(FileNotFoundError):
+            for name in os.listdir(self._layout.uploads(repository)):
+                with suppress(UploadUnknown, UploadOutOfOrder, FileNotFoundError):
+                    if self._drop_if_stale(repository, name, before):
+                        dropped.append(name)
+        return dropped
+
+    def _drop_if_stale(self, repository: str, name: str, before: float) -> bool:
+        session, _, note = name.partition(".")
+        path = f"{self._layout.uploads(repository)}/{name}"
+        if not _SESSION.fullmatch(session) or os.stat(path).st_mtime >= before:
+            return False
+        if note:
+            if os.path.exists(self._layout.upload(repository, session)):
+                return False  # they go together
+            os.unlink(path)
+            return True
+        with self.open(repository, session) as upload:
+            if os.fstat(upload.descriptor).st_mtime >= before:
+                return False
+            os.unlink(path)
+        self.forget(repository, session)
+        return True
+
     def forget(self, repository: str, session: str) -> None:
         """Drop what is known about a session that has ended."""
         self._hashes.drop(session)

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from storage import undo
 from storage.digest import parse_digest
 from storage.errors import StorageError
 from storage.image_store import ImageStore
 from storage.local import LocalBackend
+from storage.manifests import MAX_SIZE
 
-BLOB, MANIFEST, TAG, REFERRER = "blob", "manifest", "tag", "referrer"
+BLOB, MANIFEST, TAG, REFERRER, LOST = "blob", "manifest", "tag", "referrer", "lost"
 _MARKER = {"imageLayoutVersion": "1.0.0"}
 
 
@@ -26,7 +28,8 @@ class Loss(AssertionError):
 class Fact:
     """One thing that an answer promised: the name's content, or with None that there is none.
 
-    Names are digests of blobs and of manifests, and tags; the name of a referrer is its subject's digest.
+    Names are digests of blobs and of manifests, and tags; the name of a referrer is its subject's digest; what was lost
+    is a tag that can be restored.
     """
 
     kind: str
@@ -83,6 +86,9 @@ def _find(store: ImageStore, fact: Fact) -> bytes | None:
             data = stream.read()  # type: ignore[union-attr]
             stream.close()  # type: ignore[union-attr]
             return data
+        if fact.kind == LOST:
+            lost = undo.find(store.backend, fact.repository, fact.name)
+            return store.backend.read_blob(fact.repository, lost.digest, MAX_SIZE) if lost else None
         if fact.kind == REFERRER:
             referrers = store.referrers(fact.repository, parse_digest(fact.name))
             return b" ".join(sorted(entry["digest"].encode() for entry in referrers)) or None

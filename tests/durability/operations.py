@@ -7,8 +7,9 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from storage.gc import Collector, Result
 from tests.durability.inprocess import Client, Registry
-from tests.durability.ledger import BLOB, MANIFEST, TAG
+from tests.durability.ledger import BLOB, LOST, MANIFEST, TAG
 from tests.support.oci import OCI_CONFIG, REF_NAME, digest_of, expect_status, image, index, random_bytes
 
 Write = Callable[[], object]
@@ -182,6 +183,49 @@ def tag_deleted(registry: Registry) -> Write:
     return lambda: client.remove(TAG, "1")
 
 
+def tag_deleted_to_be_restored(registry: Registry) -> Write:
+    client = registry.client("app")
+    manifest = client.push_image("1")
+
+    def write() -> None:
+        client.remove(TAG, "1")
+        client.promised(LOST, "1", manifest.body)
+
+    return write
+
+
+def blob_set_aside(registry: Registry) -> Write:
+    """Garbage is kept for a while after it was collected, and what else is pushed must not make an end of it."""
+    client = registry.client("app")
+    client.push_blob(_DATA)
+    collector = _collector(registry)
+
+    def write() -> None:
+        collector.collect("app", Result())
+        client.push_blob(random_bytes())
+        client.promised(BLOB, digest_of(_DATA), _DATA)
+
+    return write
+
+
+def blob_set_aside_and_needed(registry: Registry) -> Write:
+    """The client asks whether the blob is there, and then pushes only the manifest."""
+    client = registry.client("app")
+    manifest = client.build_image()
+    collector = _collector(registry)
+
+    def write() -> None:
+        collector.collect("app", Result())
+        client.push(manifest, "1")
+
+    return write
+
+
+def _collector(registry: Registry) -> Collector:
+    backend = registry.process().extensions["pierhead"].controller.at("").backend
+    return Collector(backend, delay=0, undo=3600)
+
+
 def manifest_deleted(registry: Registry) -> Write:
     client = registry.client("app")
     client.push_image("kept")
@@ -303,6 +347,8 @@ SINGLE: list[Operation] = [
     referrers,
     tag_moved,
     tag_deleted,
+    tag_deleted_to_be_restored,
+    blob_set_aside_and_needed,
     manifest_deleted,
     blob_deleted,
     last_blob_deleted,
@@ -311,6 +357,7 @@ SINGLE: list[Operation] = [
 ]
 #: More than one client or process, or another tool: what they have under way at any moment is not known.
 JOINT: list[Operation] = [
+    blob_set_aside,
     index_that_was_not_synced,
     blob_that_was_not_synced,
     mount_of_a_blob_that_was_not_synced,

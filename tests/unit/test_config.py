@@ -167,7 +167,7 @@ class TestWhatIsRefused:
         problems = problems_of(
             load_text,
             {
-                "storage": {"gc": False, "subPaths": {"/a": {"rootDirectory": 1}, "b": {}}, "dedupe": 1},
+                "storage": {"retention": {}, "subPaths": {"/a": {"rootDirectory": 1}, "b": {}}, "dedupe": 1},
                 "http": {"port": "http", "prot": 1, "TLS": {"cert": "x"}},
                 "log": [],
                 "server": {"stallTimeout": 60},
@@ -175,7 +175,7 @@ class TestWhatIsRefused:
             },
         )
         assert set(problems) == {
-            "storage.gc",
+            "storage.retention",
             "storage.dedupe",
             'storage.subPaths["/a"].rootDirectory',
             "storage.subPaths.b",
@@ -209,7 +209,7 @@ class TestWhatIsRefused:
     @pytest.mark.parametrize(
         "path",
         [
-            *("storage.gc", "storage.gcDelay", "storage.gcInterval", "storage.retention", "storage.storageDriver"),
+            *("storage.retention", "storage.storageDriver"),
             *("storage.remoteCache", "storage.redirectBlobURL", "http.allowReadAccess", "http.compat"),
             *("http.readTimeout", "http.writeTimeout", "http.auth.openid", "http.auth.sessionDriver"),
         ],
@@ -322,12 +322,12 @@ class TestSubPaths:
         (tmp_path / "a").mkdir()
         (tmp_path / "link").symlink_to("a")
         sub_paths = {"/one": {"rootDirectory": f"{tmp_path}/{one}"}, "/other": {"rootDirectory": f"{tmp_path}/{other}"}}
-        document = {"storage": {"rootDirectory": f"{tmp_path}/{main}", "subPaths": sub_paths, "gc": True}}
+        document = {"storage": {"rootDirectory": f"{tmp_path}/{main}", "subPaths": sub_paths, "retention": True}}
         problems = problems_of(load_text, document)
         clashes = [path for path in problems if path.endswith(".rootDirectory")]
         assert len(clashes) == 1
         assert "apart" in problems[clashes[0]]
-        assert "storage.gc" in problems
+        assert "storage.retention" in problems
 
     def test_the_default_root_counts(self, load_text: Load) -> None:
         path, _ = only_problem(load_text, {"storage": {"subPaths": {"/a": {"rootDirectory": "data/a"}}}})

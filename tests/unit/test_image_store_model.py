@@ -185,6 +185,17 @@ class Model(RuleBasedStateMachine):
             self.store.delete_manifest(repository, document.digest)
             now.tags = {tag: digest for tag, digest in now.tags.items() if digest != document.digest}
             now.roots.discard(document.digest)
+            self.lose_referrers(repository, document.digest)
+
+    def lose_referrers(self, repository: str, subject: str) -> None:
+        """Let go of what belonged to a deleted manifest, unless a tag or an index keeps it."""
+        now = self.repositories[repository]
+        for digest in sorted(now.roots):
+            belongs_to = MANIFESTS[digest].subject
+            kept = digest in now.tags.values() or digest in self.children(repository)
+            if digest in now.roots and belongs_to and belongs_to.digest == subject and not kept:
+                now.roots.discard(digest)
+                self.lose_referrers(repository, digest)
 
     @rule(repository=repositories, data=blobs)
     def delete_blob(self, repository: str, data: bytes) -> None:

@@ -75,7 +75,7 @@ def test_what_is_no_index_is_refused(data: bytes) -> None:
 def test_what_is_no_entry_is_kept_and_not_served(odd: object) -> None:
     parsed = RepositoryIndex.parse(json.dumps({"manifests": [odd, entry("a", "v1")]}).encode())
     assert list(parsed.by_digest) == [entry("a")["digest"]]
-    changed = parsed.put(entry("b"), ["v1"], keep_untagged=True, replaced=()).without_digest("none")
+    changed = parsed.put(entry("b"), ["v1"], keep_untagged=True, replaced=()).without_digests(["none"])
     assert written(changed)["manifests"] == [entry("b", "v1"), odd]
 
 
@@ -129,7 +129,7 @@ def test_replaced_untagged_entries_go_and_tagged_ones_stay() -> None:
 
 def test_a_manifest_goes_with_all_its_tags() -> None:
     start = index(entry("a", "v1"), entry("b", "v2"), entry("a", "v3"), entry("a"))
-    assert written(start.without_digest(entry("a")["digest"]))["manifests"] == [entry("b", "v2")]
+    assert written(start.without_digests([entry("a")["digest"]]))["manifests"] == [entry("b", "v2")]
 
 
 def test_a_manifest_that_still_has_a_tag_gets_no_untagged_entry() -> None:
@@ -142,7 +142,7 @@ def test_an_index_is_never_changed() -> None:
     before = start.data
     start.put(entry("c"), ["v1"], keep_untagged=True, replaced=[entry("b")["digest"]])
     start.without_tag("v1").with_untagged(start.tags["v1"])
-    start.without_digest(entry("b")["digest"])
+    start.without_digests([entry("b")["digest"]])
     assert start.data == before
 
 
