@@ -40,8 +40,13 @@ class Bin:
             target = self._layout.binned(repository, batch, digest)
             self._durable.make_directory(os.path.dirname(target))
             with suppress(FileNotFoundError):
-                self._durable.rename(self._layout.blob(repository, digest), target)
-                moved.append(Binned(digest, batch, since, os.stat(target).st_size))
+                source = self._layout.blob(repository, digest)
+                self._durable.rename(source, target)
+                status = os.stat(target)
+                moved.append(Binned(digest, batch, since, status.st_size))
+                # To rename one link of a file onto another does nothing: the bin had it already.
+                if os.path.samestat(os.stat(source), status):
+                    os.unlink(source)
         return moved
 
     def take_back(self, repository: str, digest: Digest) -> bool:
@@ -53,6 +58,12 @@ class Bin:
                 )
                 return True
         return False
+
+    def forget(self, repository: str, digest: Digest) -> None:
+        """Unlink a blob that is in its place from the bin, too, where it lies if it was pushed again meanwhile."""
+        for batch in self._batches(repository):
+            with suppress(FileNotFoundError):
+                os.unlink(self._layout.binned(repository, batch, digest))
 
     def blobs(self, repository: str) -> Iterator[Binned]:
         """Yield the blobs in the bin; the caller may move or remove them meanwhile."""

@@ -286,6 +286,7 @@ class LocalBackend:
         """Unlink a blob, and the pool's link with it if no other repository has the blob."""
         path = self._layout.blob(repository, digest)
         size = self.blob_size(repository, digest)
+        self._bin.forget(repository, digest)
         os.unlink(path)
         self._durable.sync_directory(os.path.dirname(path))
         self._pool.release(digest)
@@ -314,8 +315,11 @@ class LocalBackend:
         return self._bin.blobs(repository)
 
     def take_back(self, repository: str, digest: Digest) -> bool:
-        """Rename a blob out of the bin."""
-        return self._bin.take_back(repository, digest)
+        """Rename a blob out of the bin, and leave no other link of it there."""
+        taken = self._bin.take_back(repository, digest)
+        if taken:
+            self._bin.forget(repository, digest)
+        return taken
 
     def drop_binned(self, repository: str, blob: Binned) -> bool:
         """Unlink a blob in the bin, and the pool's link with it if no other repository has the blob."""

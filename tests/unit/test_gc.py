@@ -396,3 +396,40 @@ class TestRestore:
         place.image("one", "1")
         place.store.delete_manifest(NAME, "1")
         assert not place.files("*/.bin")
+
+
+class TestABlobThatWasPushedAgain:
+    """It lies in its place and in the bin, as two links of one file, which a rename leaves as they are."""
+
+    @pytest.fixture
+    def twice(self, place: Place) -> Place:
+        place.image("one", "1")
+        place.push_blob(b"x")
+        place.push_blob(b"x", "team/other")
+        place.later(HOUR + 2)
+        assert place.collect().binned == 1
+        place.push_blob(b"x")
+        assert place.files("app/.bin/*/*/*") == [Digest.of(b"x").encoded]
+        assert place.has(b"x")
+        return place
+
+    def test_it_leaves_the_bin_when_a_manifest_needs_it(self, twice: Place) -> None:
+        twice.push(image(descriptor_of(b"x", OCI_CONFIG)), "2")
+        twice.events.clear()
+        for _ in range(2):
+            twice.collect()
+        assert [event.action for event in twice.events] == ["taken back"]
+        assert not twice.files("app/.bin/*/*/*")
+        assert twice.has(b"x")
+
+    def test_it_is_gone_once_it_is_deleted(self, twice: Place) -> None:
+        twice.store.delete_blob(NAME, Digest.of(b"x"))
+        assert not twice.has(b"x")
+
+    def test_it_is_set_aside_again_in_the_same_second(self, twice: Place) -> None:
+        [batch] = twice.files("app/.bin/2*")
+        now = time.mktime(time.strptime(batch, "%Y%m%dT%H%M%SZ")) - time.timezone
+        digest = Digest.of(b"x")
+        assert [blob.digest for blob in twice.store.backend.bin_blobs(NAME, [digest], now)] == [digest]
+        assert digest.encoded not in twice.files("app/blobs/*/*")
+        assert twice.has(b"x")

@@ -1,0 +1,83 @@
+"""The scheduled collection: it runs in the server, in one worker at a time, and goes on when that one dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from registry.collecting import State, collect_on_schedule
+from registry.config import Config, StorageConfig, StoreConfig
+from storage import locks
+from storage.layout import Layout
+from tests.support.oci import Remote, digest_of, expect_status, random_bytes
+from tests.support.server import Server, children
+
+_STORAGE = {"gcDelay": "1s", "gcInterval": "1s", "undo": "0"}
+_PATIENCE = 60
+
+
+def wait_for(what: Callable[[], object]) -> None:
+    """Wait until something is true."""
+    deadline = time.monotonic() + _PATIENCE
+    while not what():
+        assert time.monotonic() < deadline, "it never came to be"
+        time.sleep(0.1)
+
+
+def test_garbage_goes_while_the_server_serves(tmp_path: Path) -> None:
+    with Server(tmp_path / "data", config={"storage": _STORAGE}, workers=2) as server:
+        client = Remote(server.url, "team/app")
+        kept, secret = client.push_image("kept"), client.push_image("secret")
+        expect_status(client.delete(f"manifests/{secret.digest}"), 202)
+        layer = secret.content["layers"][0]["digest"].replace(":", "/")
+        wait_for(lambda: not list((tmp_path / "data").rglob(Path(layer).name)))
+        for part in (kept.content["config"], *kept.content["layers"]):
+            expect_status(client.get(f"blobs/{part['digest']}"), 200)
+        assert client.get("manifests/kept").content == kept.body
+        garbage = random_bytes()
+        client.push_blob(garbage)
+        # A worker that is killed leaves the schedule to the others.
+        os.kill(children(server.pid)[0], signal.SIGKILL)
+        wait_for(lambda: not list((tmp_path / "data").rglob(digest_of(garbage).partition(":")[2])))
+    journal = [json.loads(line) for line in (tmp_path / "data/.pierhead/gc/journal").read_text().splitlines()]
+    assert {line["action"] for line in journal} >= {"binned", "unlinked"}
+    assert len({(line["what"], line["action"], line["time"]) for line in journal}) == len(journal)
+
+
+def test_each_store_has_its_own_schedule(tmp_path: Path) -> None:
+    """The default store collects nothing; the substore does."""
+    sub = {"/sub": {"rootDirectory": str(tmp_path / "sub"), **_STORAGE}}
+    config = {"storage": {"gc": False, "gcDelay": "1s", "gcInterval": "1s", "subPaths": sub}}
+    with Server(tmp_path / "data", config=config) as server:
+        data = random_bytes()
+        name = digest_of(data).partition(":")[2]
+        for repository in ("app", "sub/app"):
+            Remote(server.url, repository).push_blob(data)
+        wait_for(lambda: not list((tmp_path / "sub").rglob(name)))
+        assert list((tmp_path / "data").rglob(name))
+
+
+def test_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While somebody holds the lock nobody else collects, and what was just done is not done again."""
+    store = StorageConfig(str(tmp_path), gc_interval=0.2)
+    runs: list[float] = []
+    monkeypatch.setattr("registry.collecting.Stores.collect", lambda *_: runs.append(time.time()))
+    with locks.exclusive(f"{Layout(str(tmp_path)).gc}/lock"):
+        collect_on_schedule(Config(storage=store))
+        time.sleep(1)
+        assert not runs
+    wait_for(lambda: runs)
+    State(StoreConfig(str(tmp_path))).save()
+    monkeypatch.setattr("registry.collecting.State.finished", time.time() + 1000)
+    time.sleep(0.3)
+    before = len(runs)
+    time.sleep(1)
+    assert len(runs) == before
+    assert threading.active_count() > 1
