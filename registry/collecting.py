@@ -153,15 +153,16 @@ def _keep_collecting(config: Config, prefix: str, store: StoreConfig) -> None:
         time.sleep(pause * random.uniform(0.5, 1.0))  # workers need not look all at once
         try:
             if max(State(store).finished, started) + store.gc_interval <= time.time():
-                _collect_alone(config, prefix, store)
+                collect_alone(config, prefix, store)
         except Exception:
             log.exception("the scheduled collection of %s failed", store.root_directory)
 
 
-def _collect_alone(config: Config, prefix: str, store: StoreConfig) -> None:
+def collect_alone(config: Config, prefix: str, store: StoreConfig) -> None:
+    """Collect a store, unless somebody else is doing so or has just done it."""
     with suppress(BlockingIOError), locks.exclusive(f"{Layout(store.root_directory).gc}/lock", wait=False):
         if State(store).finished + store.gc_interval > time.time():
-            return  # another worker has just done it
+            return
         stores, result = Stores(config), Result()
         stores.collect(prefix, stores.collector(prefix), result)
         if result.binned or result.unlinked or result.dropped or result.failed:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from registry.collecting import State, collect_on_schedule
-from registry.config import Config, StorageConfig, StoreConfig
+from registry.collecting import State, collect_alone
+from registry.config import Config, StorageConfig
 from storage import locks
 from storage.layout import Layout
 from tests.support.oci import Remote, digest_of, expect_status, random_bytes
@@ -66,18 +65,14 @@ def test_each_store_has_its_own_schedule(tmp_path: Path) -> None:
 
 def test_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While somebody holds the lock nobody else collects, and what was just done is not done again."""
-    store = StorageConfig(str(tmp_path), gc_interval=0.2)
+    config = Config(storage=StorageConfig(str(tmp_path)))
     runs: list[float] = []
     monkeypatch.setattr("registry.collecting.Stores.collect", lambda *_: runs.append(time.time()))
     with locks.exclusive(f"{Layout(str(tmp_path)).gc}/lock"):
-        collect_on_schedule(Config(storage=store))
-        time.sleep(1)
-        assert not runs
-    wait_for(lambda: runs)
-    State(StoreConfig(str(tmp_path))).save()
-    monkeypatch.setattr("registry.collecting.State.finished", time.time() + 1000)
-    time.sleep(0.3)
-    before = len(runs)
-    time.sleep(1)
-    assert len(runs) == before
-    assert threading.active_count() > 1
+        collect_alone(config, "", config.storage)
+    assert not runs
+    collect_alone(config, "", config.storage)
+    assert len(runs) == 1
+    State(config.storage).save()
+    collect_alone(config, "", config.storage)
+    assert len(runs) == 1
