@@ -177,11 +177,12 @@ def test_deleted_referrer_is_no_longer_listed(remote: Remote) -> None:
 
 
 def test_subject_is_not_held_by_its_referrers(remote: Remote) -> None:
-    """Spec "Push": a subject need not exist, so it can be deleted; its referrers stay."""
+    """Spec "Push": a subject need not exist, so it can be deleted; of its referrers, only those with a tag stay."""
     subject = remote.push_image("1").descriptor()
-    referrer = remote.push_referrer(subject)
+    remote.push_referrer(subject)
+    tagged = remote.push_image("signature", subject=subject)
     expect_status(remote.delete(f"manifests/{subject['digest']}"), 202)
-    assert digests(remote.referrers(subject["digest"])) == [referrer.digest]
+    assert digests(remote.referrers(subject["digest"])) == [tagged.digest]
 
 
 def test_fallback_tag_is_included(remote: Remote) -> None:
