@@ -24,6 +24,7 @@ from storage.digest import Digest, parse_digest
 from storage.errors import BlobUnknown, DigestInvalid, NameInvalid, StorageError
 from storage.gc import Event, Result
 from storage.image_store import ImageStore
+from storage.layout import Layout
 from storage.names import check_name
 
 _FAILED = 1
@@ -65,7 +66,7 @@ def gc(  # noqa: PLR0913
     deadline = time.monotonic() + max_seconds if max_seconds else math.inf
     tell = _teller(as_json, dry_run)
     for prefix, store in config.stores.items():
-        with acting_as_owner(f"{store.root_directory}/."):
+        with acting_as_owner(Layout(store.root_directory).private):
             collector = stores.collector(prefix, dry_run=dry_run, tell=tell)
             if not names:
                 stores.collect(prefix, collector, result, deadline)
@@ -89,7 +90,7 @@ def purge(*, repositories: tuple[str, ...], path: str | None, dry_run: bool, as_
     config, stores = _open(path)
     result = Result()
     for prefix, store in config.stores.items():
-        with acting_as_owner(f"{store.root_directory}/."):
+        with acting_as_owner(Layout(store.root_directory).private):
             collector = stores.collector(prefix, dry_run=dry_run, tell=_teller(as_json, dry_run))
             for name in names or stores.places(prefix):
                 if stores.controller.prefix(name) == prefix:
@@ -131,7 +132,7 @@ def restore(*, repository: str, what: str, path: str | None, dry_run: bool, as_j
     lost = undo.find(store.backend, name, reference, at)
     if lost is None:
         _refuse(f"{name} has lost no {what} that is still known: see pierhead history {name}")
-    with acting_as_owner(f"{config.stores[stores.controller.prefix(name)].root_directory}/."):
+    with acting_as_owner(Layout(config.stores[stores.controller.prefix(name)].root_directory).private):
         also = _restore(store, name, lost, dry_run)
     if not dry_run:
         record(config, "restore", repository=name, reference=reference, digest=lost.digest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -180,3 +181,22 @@ def test_a_registry_that_has_nothing_yet(registry: Registry) -> None:
     assert registry.lines("gc")[-1]["summary"]["repositories"] == 0
     assert registry.lines("history", NAME) == []
     assert not os.path.exists(registry.root)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as somebody else")
+def test_as_root_it_acts_as_the_owner_of_the_store() -> None:
+    service = 12345
+    with TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)  # pytest's own directories let nobody else in
+        registry = Registry(Path(directory))
+        registry.image("one", "1")
+        registry.push_blob(b"garbage")
+        registry.later(HOUR + 2)
+        for path in (registry.root, *registry.root.rglob("*")):
+            os.chown(path, service, service)
+        assert registry.lines("gc")[-1]["summary"]["binned"] == 1
+        registry.store.delete_manifest(NAME, "1")
+        os.chown(next(registry.root.rglob(".bin/undo")), service, service)
+        registry.run("restore", NAME, "1")
+        assert (registry.root / ".pierhead/gc/journal").stat().st_uid == service
+        assert (registry.root / NAME / "index.json").stat().st_uid == service
