@@ -1,14 +1,28 @@
-"""What the commands share: reading the configuration, and ending on what is wrong with it."""
+"""What the commands share: their options, reading the configuration, and ending on what is wrong with it."""
 
 from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import NoReturn
 
 import click
 
 from registry.audit import Audit, local_entry
 from registry.config import Config, ConfigError, load, load_from_environment
+from storage.errors import NameInvalid
+from storage.names import check_name
 
+#: Something could not be done, or was found to be wrong.
+FAILED = 1
 #: Bad input: nothing was changed.
 BAD_INPUT = 2
+
+config_option = click.option(
+    "--config", "path", type=click.Path(), help="The configuration; else what PIERHEAD_CONFIG names."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Answer with JSON objects, one on each line.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Change nothing; tell what would be done.")
 
 
 def record(config: Config, action: str, **fields: object) -> None:
@@ -25,3 +39,22 @@ def load_config(path: str | None, *, code: int = BAD_INPUT) -> Config:
         for problem in error.problems:
             click.echo(str(problem), err=True)
         raise click.exceptions.Exit(code) from None
+
+
+def check_names(repositories: Iterable[str]) -> list[str]:
+    """Return the names that were given; end on one that no repository can have."""
+    try:
+        return [check_name(name) for name in repositories]
+    except NameInvalid as error:
+        refuse(str(error))
+
+
+def refuse(message: str) -> NoReturn:
+    """End because what was asked for is no good."""
+    click.echo(message, err=True)
+    raise click.exceptions.Exit(BAD_INPUT)
+
+
+def print_json(answer: object) -> None:
+    """Print one line of JSON."""
+    click.echo(json.dumps(answer))

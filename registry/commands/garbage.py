@@ -7,42 +7,43 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
 from registry.collecting import Stores
-from registry.commands.common import BAD_INPUT, load_config, record
+from registry.commands.common import (
+    FAILED,
+    check_names,
+    config_option,
+    dry_run_option,
+    json_option,
+    load_config,
+    print_json,
+    record,
+    refuse,
+)
 from registry.commands.ownership import acting_as_owner
 from registry.config import Config
 from storage import gc as marking
 from storage import undo
 from storage.clock import timestamp
 from storage.digest import Digest, parse_digest
-from storage.errors import BlobUnknown, DigestInvalid, NameInvalid, StorageError
+from storage.errors import BlobUnknown, DigestInvalid, StorageError
 from storage.gc import Event, Result
 from storage.image_store import ImageStore
 from storage.layout import Layout
-from storage.names import check_name
-
-_FAILED = 1
-
-_config = click.option(
-    "--config", "path", type=click.Path(), help="The configuration; else what PIERHEAD_CONFIG names."
-)
-_json = click.option("--json", "as_json", is_flag=True, help="Answer with JSON objects, one on each line.")
-_dry_run = click.option("--dry-run", is_flag=True, help="Change nothing; tell what would be done.")
 
 
 @click.command()
 @click.argument("repositories", metavar="[REPOSITORY]...", nargs=-1)
-@_config
-@_dry_run
+@config_option
+@dry_run_option
 @click.option("--max-seconds", type=click.FloatRange(min=0, min_open=True), help="Stop then; the next run goes on.")
 @click.option("--explain", metavar="DIGEST", help="Collect nothing; tell what keeps this content, or why nothing does.")
-@_json
+@json_option
 def gc(  # noqa: PLR0913
     *,
     repositories: tuple[str, ...],
@@ -57,7 +58,7 @@ def gc(  # noqa: PLR0913
     What no manifest needs, and is older than gcDelay, is set aside; after gcDelay there it is gone for good. Exits with
     0, with 1 if a repository could not be collected, with 2 if what was asked for is no good.
     """
-    names = _names(repositories)
+    names = check_names(repositories)
     config, stores = _open(path)
     if explain is not None:
         _explain(config, stores, names, _digest(explain), as_json)
@@ -78,15 +79,15 @@ def gc(  # noqa: PLR0913
 
 @click.command()
 @click.argument("repositories", metavar="[REPOSITORY]...", nargs=-1)
-@_config
-@_dry_run
-@_json
+@config_option
+@dry_run_option
+@json_option
 def purge(*, repositories: tuple[str, ...], path: str | None, dry_run: bool, as_json: bool) -> None:
     """Unlink at once all that could be restored, and all that was set aside, in these repositories or in all.
 
     For a leaked secret: delete its manifests first. What a manifest still needs stays.
     """
-    names = _names(repositories)
+    names = check_names(repositories)
     config, stores = _open(path)
     result = Result()
     for prefix, store in config.stores.items():
@@ -100,16 +101,16 @@ def purge(*, repositories: tuple[str, ...], path: str | None, dry_run: bool, as_
 
 @click.command()
 @click.argument("repository")
-@_config
-@_json
+@config_option
+@json_option
 def history(*, repository: str, path: str | None, as_json: bool) -> None:
     """List what a repository has lost and can be restored: the time, the tag, and the digest that it had until then."""
-    (name,) = _names([repository])
+    (name,) = check_names([repository])
     _, stores = _open(path)
     for lost in undo.history(stores.controller.store(name).backend, name):
         when = timestamp(lost.time)
         if as_json:
-            click.echo(json.dumps({"time": when, "tag": lost.tag, "digest": lost.digest, "mediaType": lost.media_type}))
+            print_json({"time": when, "tag": lost.tag, "digest": lost.digest, "mediaType": lost.media_type})
         else:
             click.echo(f"{when}  {lost.tag or '-'}  {lost.digest}")
 
@@ -117,28 +118,28 @@ def history(*, repository: str, path: str | None, as_json: bool) -> None:
 @click.command()
 @click.argument("repository")
 @click.argument("what", metavar="TAG[@TIME]")
-@_config
-@_dry_run
-@_json
+@config_option
+@dry_run_option
+@json_option
 def restore(*, repository: str, what: str, path: str | None, dry_run: bool, as_json: bool) -> None:
     """Give a tag back the manifest that it had before its last change, or at TIME; or give back a deleted DIGEST.
 
     TIME is as `pierhead history` shows it. Where content is gone for good, it is named and nothing is changed.
     """
-    (name,) = _names([repository])
+    (name,) = check_names([repository])
     reference, at = _reference(what)
     config, stores = _open(path)
     store = stores.controller.store(name)
     lost = undo.find(store.backend, name, reference, at)
     if lost is None:
-        _refuse(f"{name} has lost no {what} that is still known: see pierhead history {name}")
+        refuse(f"{name} has lost no {what} that is still known: see pierhead history {name}")
     with acting_as_owner(Layout(config.stores[stores.controller.prefix(name)].root_directory).private):
         also = _restore(store, name, lost, dry_run)
     if not dry_run:
         record(config, "restore", repository=name, reference=reference, digest=lost.digest)
     if as_json:
         digests = [other.digest for other in also]
-        click.echo(json.dumps({"tag": lost.tag, "digest": lost.digest, "referrers": digests, "dryRun": dry_run}))
+        print_json({"tag": lost.tag, "digest": lost.digest, "referrers": digests, "dryRun": dry_run})
         return
     verb = "would be" if dry_run else "is"
     click.echo(f"{name}:{lost.tag} {verb} {lost.digest} again" if lost.tag else f"{lost.digest} {verb} back")
@@ -154,24 +155,17 @@ def _restore(store: ImageStore, name: str, lost: undo.Removed, dry_run: bool) ->
             click.echo(f"{digest} is gone for good; nothing was changed", err=True)
     except (StorageError, OSError) as error:
         click.echo(f"{lost.digest} could not be restored: {error}", err=True)
-    raise click.exceptions.Exit(_FAILED)
+    raise click.exceptions.Exit(FAILED)
 
 
 # what was asked for
-
-
-def _names(repositories: Sequence[str]) -> list[str]:
-    try:
-        return [check_name(name) for name in repositories]
-    except NameInvalid as error:
-        _refuse(str(error))
 
 
 def _digest(text: str) -> Digest:
     try:
         return parse_digest(text)
     except DigestInvalid as error:
-        _refuse(str(error))
+        refuse(str(error))
 
 
 def _reference(text: str) -> tuple[str, float | None]:
@@ -182,18 +176,13 @@ def _reference(text: str) -> tuple[str, float | None]:
     try:
         moment = datetime.fromisoformat(when)
     except ValueError:
-        _refuse(f"{when!r} is no time such as 2030-01-31T12:00:00Z")
+        refuse(f"{when!r} is no time such as 2030-01-31T12:00:00Z")
     return reference, (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _open(path: str | None) -> tuple[Config, Stores]:
     config = load_config(path)
     return config, Stores(config)
-
-
-def _refuse(message: str) -> NoReturn:
-    click.echo(message, err=True)
-    raise click.exceptions.Exit(BAD_INPUT)
 
 
 # what is told
@@ -209,7 +198,7 @@ def _teller(as_json: bool, dry_run: bool) -> Callable[[Event], None]:
 
     def tell(event: Event) -> None:
         if as_json:
-            click.echo(json.dumps(dataclasses.asdict(event) | {"dryRun": dry_run}))
+            print_json(dataclasses.asdict(event) | {"dryRun": dry_run})
         else:
             where = f"{event.repository}: " if event.repository else ""
             size = f" ({event.size} bytes)" if event.size else ""
@@ -224,7 +213,7 @@ def _finish(config: Config, action: str, result: Result, as_json: bool, dry_run:
     if not dry_run and (result.binned or result.unlinked or result.dropped):
         record(config, action, binned=result.binned, unlinked=result.unlinked, bytes=result.unlinked_bytes)
     if as_json:
-        click.echo(json.dumps({"summary": summary | {"dryRun": dry_run}}))
+        print_json({"summary": summary | {"dryRun": dry_run}})
     else:
         would = "would be " if dry_run else ""
         click.echo(
@@ -233,7 +222,7 @@ def _finish(config: Config, action: str, result: Result, as_json: bool, dry_run:
         )
         if not result.finished:
             click.echo("time ran out; the next run goes on from here")
-    sys.exit(_FAILED if result.failed else 0)
+    sys.exit(FAILED if result.failed else 0)
 
 
 def _explain(config: Config, stores: Stores, names: list[str], digest: Digest, as_json: bool) -> None:
