@@ -9,6 +9,7 @@ from registry.commands.authz import authz
 from registry.commands.common import load_config
 from registry.commands.garbage import gc, history, purge, restore
 from registry.commands.keys import key
+from registry.commands.retention import retention
 from registry.commands.tokens import token
 from registry.commands.users import user
 
@@ -52,7 +53,7 @@ def main() -> None:
     """Run Pierhead, an OCI registry."""
 
 
-COMMANDS = (serve, verify, user, key, token, authz, gc, history, restore, purge)
+COMMANDS = (serve, verify, user, key, token, authz, gc, history, restore, purge, retention)
 
 for _command in COMMANDS:
     main.add_command(_command)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from storage.clock import timestamp
 from storage.controller import StoreController
 from storage.durable import Durable, replace_file
 from storage.gc import Collector, Event, Result
+from storage.image_store import ImageStore
 from storage.layout import Layout
+from storage.retention import due
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +111,7 @@ class Stores:
             self.controller.at(prefix).backend,
             delay=store.gc_delay,
             undo=store.undo,
+            retain=partial(_retain, self.controller.at(prefix), store),
             sparse_indexes=self._config.server.sparse_indexes,
             dry_run=dry_run,
             tell=happened,
@@ -138,6 +142,17 @@ class Stores:
                 yield name
 
 
+def _retain(images: ImageStore, store: StoreConfig, repository: str, dry_run: bool) -> list[tuple[str, str]]:
+    """Delete what the policies do not keep, or tell what that would be; return names and reasons."""
+    only_told = store.retention is not None and store.retention.dry_run
+    if not dry_run and not only_told:
+        return [(verdict.name, verdict.reason) for verdict in images.retain(repository)]
+    gone = due(images.verdicts(repository)) if images.backend.index_version(repository) else []
+    if only_told and gone:
+        log.info("retention.dryRun: of repository %s would go: %s", repository, ", ".join(one.name for one in gone))
+    return [(verdict.name, verdict.reason) for verdict in gone] if dry_run else []
+
+
 def collect_on_schedule(config: Config) -> None:
     """Start a thread of this process that collects each store when that is due, and nobody else is doing so."""
     for prefix, store in config.stores.items():
@@ -165,10 +180,11 @@ def collect_alone(config: Config, prefix: str, store: StoreConfig) -> None:
             return
         stores, result = Stores(config), Result()
         stores.collect(prefix, stores.collector(prefix), result)
-        if result.binned or result.unlinked or result.dropped or result.failed:
+        if result.deleted or result.binned or result.unlinked or result.dropped or result.failed:
             log.info(
-                "collected %s: %d blobs set aside, %d blobs of %d bytes gone, %d repositories failed",
+                "collected %s: %d tags deleted, %d blobs set aside, %d blobs of %d bytes gone, %d repositories failed",
                 store.root_directory,
+                result.deleted,
                 result.binned,
                 result.unlinked,
                 result.unlinked_bytes,

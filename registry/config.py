@@ -31,6 +31,7 @@ from registry.config_auth import (
 )
 from registry.config_fields import ListField, MapField, NotBuilt, Section, SectionField, ValueField
 from registry.config_text import Pairs, parse_json, parse_yaml
+from storage.retention import ImmutableTags, KeepRule, Policy, Retention
 
 ENVIRONMENT_VARIABLE = "PIERHEAD_CONFIG"
 DIST_SPEC_VERSION = "1.1.1"
@@ -52,6 +53,7 @@ _SIZE_LIMIT = 256 * 1024
 _DEFAULT_ROOT = "data"
 _MAX_WORKERS = 1024
 _MAX_THREADS = 65536
+_MAX_COUNT = 1_000_000
 _LONGEST_MEMORY = 60.0  # seconds that a verified password is remembered
 
 
@@ -88,6 +90,8 @@ class StoreConfig:
     gc_interval: float = 3600.0
     undo: float = 86400.0
     delete_referrers: bool = True
+    retention: Retention | None = None
+    immutable_tags: tuple[ImmutableTags, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +217,57 @@ def _anonymous_may_some(rules: AccessControl | None) -> bool:
     return any(entry.anonymous_policy for entry in rules.repositories.values()) and grants_more_than_anonymous(rules)
 
 
+class KeepUntaggedSection(Section):
+    """Load `storage.retention.policies[].keepUntagged`."""
+
+    makes = KeepRule
+    most_recently_pushed_count = ValueField(values.whole_number(_MAX_COUNT))
+    most_recently_pulled_count = ValueField(values.whole_number(_MAX_COUNT))
+    pushed_within = ValueField(values.positive_duration)
+    pulled_within = ValueField(values.positive_duration)
+
+
+class KeepTagsSection(KeepUntaggedSection):
+    """Load an entry of `storage.retention.policies[].keepTags`."""
+
+    patterns = ValueField(values.patterns)
+
+
+class PolicySection(Section):
+    """Load an entry of `storage.retention.policies`."""
+
+    makes = Policy
+    repositories = ValueField(values.globs, required=True)
+    delete_referrers = ValueField(values.boolean)
+    delete_untagged = ValueField(values.boolean)
+    keep_tags = ListField(KeepTagsSection)
+    keep_untagged = SectionField(KeepUntaggedSection)
+
+    @validates_schema
+    def has_effect(self, data: Mapping[str, Any], **kwargs: Any) -> None:
+        """Refuse a rule for what stays anyway."""
+        if "keep_untagged" in data and not data.get("delete_untagged"):
+            raise ValidationError({"keepUntagged": ["has no effect without deleteUntagged: true"]})
+
+
+class RetentionSection(Section):
+    """Load `storage.retention`."""
+
+    makes = Retention
+    dry_run = ValueField(values.boolean)
+    delay = ValueField(values.parse_duration)
+    warn_within = ValueField(values.parse_duration)
+    policies = ListField(PolicySection)
+
+
+class ImmutableTagsSection(Section):
+    """Load an entry of `storage.immutableTags`."""
+
+    makes = ImmutableTags
+    repositories = ValueField(values.globs, required=True)
+    patterns = ValueField(values.patterns)
+
+
 class SubPathSection(Section):
     """Load an entry of `storage.subPaths`."""
 
@@ -225,7 +280,8 @@ class SubPathSection(Section):
     gc_interval = ValueField(values.positive_duration)
     undo = ValueField(values.parse_duration)
     delete_referrers = ValueField(values.boolean)
-    retention = NotBuilt()
+    retention = SectionField(RetentionSection)
+    immutable_tags = ListField(ImmutableTagsSection)
     storage_driver = NotBuilt()
     cache_driver = NotBuilt()
     remote_cache = NotBuilt()

@@ -13,11 +13,11 @@ from marshmallow import ValidationError, post_load, validates_schema
 
 from registry import config_values as values
 from registry.auth.certificates import ATTRIBUTES
-from registry.auth.globs import check_pattern
 from registry.auth.identity import Action
 from registry.auth.policy import AccessControl, Policy, RepositoryRules
 from registry.config_fields import ListField, MapField, NotBuilt, Section, SectionField, ValueField
 from registry.config_secrets import Secret, credentials, secret
+from storage.globs import check_pattern
 
 _LDAP_PORT = 389
 _LDAPS_PORT = 636

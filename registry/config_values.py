@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from registry.config_text import Pairs
 from storage.errors import NameInvalid
+from storage.globs import check_pattern
 from storage.names import check_name
 
 _SHOWN_CHARACTERS = 60
@@ -174,6 +175,35 @@ def list_of(what: str, parse: Callable[[object], str]) -> Callable[[object], tup
         return tuple(map(parse, value))
 
     return parse_list
+
+
+def patterns(value: object) -> tuple[re.Pattern[str], ...]:
+    """Take a list of regular expressions, not empty."""
+    if not is_list(value) or not value:
+        raise expected("a list of regular expressions", value)
+    return tuple(map(_pattern, value))
+
+
+def _pattern(value: object) -> re.Pattern[str]:
+    if not isinstance(value, str) or not value:
+        raise expected('a regular expression, such as "^v[0-9]"', value)
+    try:
+        return re.compile(value)
+    except re.error as error:
+        raise ValueError(f"{show(value)} is no regular expression: {error}") from None
+
+
+def globs(value: object) -> tuple[str, ...]:
+    """Take a list of globs over repository names, not empty."""
+    if not is_list(value) or not value:
+        raise expected('a list of globs over repository names, such as ["team/**"]', value)
+    return tuple(map(_glob, value))
+
+
+def _glob(value: object) -> str:
+    if not isinstance(value, str):
+        raise expected('a glob over repository names, such as "team/**"', value)
+    return check_pattern(value)
 
 
 def text(value: object) -> str:

@@ -75,6 +75,7 @@ RULES: dict[type[StorageError], Rule] = {
     store.ManifestTooLarge: Rule("MANIFEST_INVALID", 413),
     store.ReferencesUnknown: Rule("MANIFEST_BLOB_UNKNOWN", 400),
     store.PreconditionFailed: Rule("MANIFEST_INVALID", 412),
+    store.TagImmutable: Rule("DENIED", 403),
     store.StillReferenced: Rule("DENIED", 405, _allowed_instead),
     store.BlobUnknown: Rule("BLOB_UNKNOWN", 404),
     store.UploadUnknown: Rule("BLOB_UPLOAD_UNKNOWN", 404),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from registry.config import Config, StoreConfig
 from storage.controller import StoreController
 from storage.durable import Durable
 from storage.image_store import ImageStore
 from storage.local import Count, LocalBackend
+from storage.retention import Keeper, is_immutable
 
 
 def build_controller(config: Config, count: Count = lambda *_: None) -> StoreController:
@@ -15,8 +18,14 @@ def build_controller(config: Config, count: Count = lambda *_: None) -> StoreCon
     def build(store: StoreConfig) -> ImageStore:
         durable = Durable(store.root_directory, commit=store.commit)
         backend = LocalBackend(store.root_directory, dedupe=store.dedupe, durable=durable, count=count)
+        immutable = partial(is_immutable, store.immutable_tags)
+        keeper = (
+            Keeper(store.retention, backend, delay=store.gc_delay, immutable=immutable) if store.retention else None
+        )
         return ImageStore(
             backend,
+            keeper=keeper,
+            immutable=immutable,
             sparse_indexes=config.server.sparse_indexes,
             undo=store.undo,
             delete_referrers=store.delete_referrers,

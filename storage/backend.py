@@ -6,7 +6,7 @@ file object leaks out of an implementation. `tests/unit/test_backends.py` runs a
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
@@ -147,6 +147,23 @@ class Backend(Protocol):
 
     def sweep_pool(self) -> Iterator[tuple[Digest, int]]:
         """Remove what is kept for sharing and no repository has; yield digests and sizes. Needs no lock."""
+
+    # when things happened
+
+    def written_at(self, repository: str, digest: Digest) -> float:
+        """Return when a blob was written (maybe for another repository), in seconds since the epoch; BlobUnknown."""
+
+    def record_pull(self, repository: str, digest: Digest) -> None:
+        """Remember that a manifest is pulled now. Cheap, never waits for a disk, and never fails."""
+
+    def pulls(self, repository: str) -> dict[str, float]:
+        """Return when manifests were last pulled, by digest, in seconds since the epoch."""
+
+    def pulls_known_since(self) -> float:
+        """Return from what time on pulls are known, in seconds since the epoch."""
+
+    def forget_pulls(self, repository: str, digests: Iterable[str]) -> None:
+        """Forget when manifests were pulled that are gone; and let pulls be known from now on, if they are not yet."""
 
     # what can be undone
 

@@ -56,6 +56,10 @@ class PreconditionFailed(StorageError):
     """The client asked for the write only under a condition that does not hold."""
 
 
+class TagImmutable(StorageError):
+    """The tag was to be moved or deleted, and the store's rules do not allow that."""
+
+
 class StillReferenced(StorageError):
     """What was to be deleted is referenced by a manifest of the repository."""
 

@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What happened to something: `action` is binned, unlinked, taken back, dropped or failed."""
+    """What happened to something: `action` is deleted, binned, unlinked, taken back, dropped or failed."""
 
     repository: str
     action: str
@@ -51,6 +51,7 @@ class Result:
     """What a run came to: `finished` is false if time ran out before all was seen."""
 
     repositories: int = 0
+    deleted: int = 0
     kept: int = 0
     binned: int = 0
     binned_bytes: int = 0
@@ -62,7 +63,9 @@ class Result:
 
     def count(self, event: Event) -> None:
         """Add what happened."""
-        if event.action == "binned":
+        if event.action == "deleted":
+            self.deleted += 1
+        elif event.action == "binned":
             self.binned += 1
             self.binned_bytes += event.size
         elif event.action == "unlinked":
@@ -75,10 +78,11 @@ class Result:
 
 
 class Collector:
-    """Collect the garbage of one store.
+    """Collect the garbage of one store, after `retain` has made some of what is no longer to be kept.
 
-    `delay` is how many seconds blobs are spared after they were written, and again in the bin; `undo` how many what
-    was deleted can be restored. `tell` hears of each event, as it happens; with `dry_run`, as it would.
+    `retain` takes a repository, and whether to leave it as it is; it returns what goes, and why. `delay` is how many
+    seconds blobs are spared after they were written, and again in the bin; `undo` how many what was deleted can be
+    restored. `tell` hears of each event, as it happens; with `dry_run`, as it would.
     """
 
     def __init__(  # noqa: PLR0913
@@ -87,6 +91,7 @@ class Collector:
         *,
         delay: float,
         undo: float,
+        retain: Callable[[str, bool], Iterable[tuple[str, str]]] = lambda *_: (),
         sparse_indexes: bool = False,
         dry_run: bool = False,
         tell: Callable[[Event], None] = lambda _: None,
@@ -94,6 +99,7 @@ class Collector:
         self._backend = backend
         self._delay = delay
         self._undo = undo
+        self._retain = retain
         self._sparse = sparse_indexes
         self.dry_run = dry_run
         self._tell = tell
@@ -145,6 +151,8 @@ class Collector:
 
     def _collect(self, repository: str, result: Result) -> None:
         now = time.time()
+        for name, reason in self._retain(repository, self.dry_run):
+            self._happened(result, Event(repository, "deleted", name, reason))
         if not self.dry_run:
             undo.drop_old_notes(self._backend, repository, now - self._undo)
         version, marked = self._mark(repository)

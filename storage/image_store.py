@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,12 +24,14 @@ from storage.errors import (
     PreconditionFailed,
     ReferencesUnknown,
     RepositoryUnknown,
+    TagImmutable,
     UploadUnknown,
 )
 from storage.folding import Folding
 from storage.index import Entry, RepositoryIndex, make_entry
 from storage.manifests import MANIFESTS, MAX_SIZE, Descriptor, Manifest, parse_manifest
 from storage.names import check_tag
+from storage.retention import Keeper, Verdict, due
 from storage.snapshot import Snapshot
 from storage.undo import make_note
 
@@ -52,6 +55,7 @@ class StoredManifest:
     digest: Digest
     media_type: str
     data: bytes
+    warning: str | None = None  #: what who pulls it should know
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +69,24 @@ class PushedManifest:
 class ImageStore:
     """The repositories of one backend. The caller has checked their names; digests are Digests."""
 
-    def __init__(
-        self, backend: Backend, *, sparse_indexes: bool = False, undo: float = 0, delete_referrers: bool = True
+    def __init__(  # noqa: PLR0913
+        self,
+        backend: Backend,
+        *,
+        sparse_indexes: bool = False,
+        undo: float = 0,
+        delete_referrers: bool = True,
+        keeper: Keeper | None = None,
+        immutable: Callable[[str, str], bool] = lambda *_: False,
     ) -> None:
-        """Take the settings of the store; what a repository loses can be restored for `undo` seconds."""
+        """Take the settings of the store; what a repository loses can be restored for `undo` seconds.
+
+        `keeper` judges what is kept at all; a tag of which `immutable` is true, given the repository and the tag, is
+        neither moved nor deleted.
+        """
         self._backend = backend
+        self._keeper = keeper
+        self._immutable = immutable
         self._undo = undo
         self._delete_referrers = delete_referrers
         self._sparse_indexes = sparse_indexes
@@ -90,9 +107,15 @@ class ImageStore:
 
         Raises RepositoryUnknown, ManifestUnknown, and DigestInvalid for what looks like a digest and is none.
         """
-        entry = self._find(repository, self._snapshot(repository), reference)
+        snapshot = self._snapshot(repository)
+        entry = self._find(repository, snapshot, reference)
         digest = Digest(entry["digest"])
-        return StoredManifest(digest, entry["mediaType"], self._read_manifest(repository, digest))
+        data = self._read_manifest(repository, digest)
+        if self._keeper is None:
+            return StoredManifest(digest, entry["mediaType"], data)
+        self._keeper.pulled(repository, digest)
+        warning = self._keeper.warning(repository, reference, digest, snapshot)
+        return StoredManifest(digest, entry["mediaType"], data, warning)
 
     def put_manifest(  # noqa: PLR0913
         self,
@@ -109,8 +132,8 @@ class ImageStore:
 
         `permit` is asked tag by tag, finally while the repository's lock is held; what it raises ends the push.
 
-        Raises TagInvalid, DigestInvalid, DigestMismatch, ManifestInvalid, ManifestTooLarge, ReferencesUnknown,
-        PreconditionFailed and IndexDamaged; nothing is stored then.
+        Raises TagInvalid, TagImmutable, DigestInvalid, DigestMismatch, ManifestInvalid, ManifestTooLarge,
+        ReferencesUnknown, PreconditionFailed and IndexDamaged; nothing is stored then.
         """
         by_digest = parse_digest(reference) if ":" in reference else None
         names = [check_tag(tag) for tag in dict.fromkeys((*tags, *(() if by_digest else (reference,))))]
@@ -123,6 +146,8 @@ class ImageStore:
             if permit:
                 for tag in names or (None,):
                     permit(tag, _current(state, tag or digest), digest)
+            for name in names:
+                self._check_mutable(repository, state, name, digest)
             if precondition and not precondition(_current(state, reference)):
                 raise PreconditionFailed("the condition of this push does not hold", reference=reference)
             self._check_references(repository, state, manifest)
@@ -131,7 +156,7 @@ class ImageStore:
             check(state)
             if not self._has_blob(repository, digest):  # nobody needed it yet, so somebody could delete it
                 self._backend.put_blob(repository, digest, data)
-            return state.with_manifest(make_entry(digest, len(data), manifest), manifest, names)
+            return state.with_manifest(make_entry(digest, len(data), manifest, time.time()), manifest, names)
 
         check(self._state(repository))  # refuses, without writing anything, what cannot be stored
         self._backend.put_blob(repository, digest, data)
@@ -141,18 +166,43 @@ class ImageStore:
     def delete_manifest(self, repository: str, reference: str) -> None:
         """Delete a tag; or by digest a manifest, every tag on it, and what belongs to it and is not tagged itself.
 
-        Raises RepositoryUnknown, ManifestUnknown, StillReferenced, DigestInvalid and IndexDamaged.
+        Raises RepositoryUnknown, ManifestUnknown, StillReferenced, TagImmutable, DigestInvalid and IndexDamaged.
         """
         digest = parse_digest(reference) if ":" in reference else None
         self._snapshot(repository)
-        self._folding.change(
-            repository,
-            lambda state: (
-                state.without_manifest(digest, with_referrers=self._delete_referrers)
-                if digest
-                else state.without_tag(reference)
-            ),
-        )
+
+        def delete(state: Snapshot) -> Snapshot:
+            lost = [reference] if digest is None else state.index.tags_of(digest)
+            for tag in lost:
+                self._check_mutable(repository, state, tag, None)
+            if digest is None:
+                return state.without_tag(reference)
+            return state.without_manifest(digest, with_referrers=self._delete_referrers)
+
+        self._folding.change(repository, delete)
+
+    # what is kept
+
+    def verdicts(self, repository: str) -> list[Verdict]:
+        """Judge what retention can take from a repository; RepositoryUnknown. None where no policy is about it."""
+        return self._keeper.verdicts(repository, self._snapshot(repository)) if self._keeper else []
+
+    def retain(self, repository: str) -> list[Verdict]:
+        """Delete what retention does not keep, in one change; return the verdicts on it. Raises IndexDamaged."""
+        if self._keeper is None or self._backend.index_version(repository) is None:
+            return []
+        keeper, gone = self._keeper, list[Verdict]()
+
+        def prune(state: Snapshot) -> Snapshot:
+            gone[:] = due(keeper.verdicts(repository, state))
+            tags = {verdict.tag for verdict in gone if verdict.tag}
+            digests = {verdict.digest for verdict in gone if not verdict.tag}
+            return state.pruned(tags, digests, with_referrers=self._delete_referrers) if gone else state
+
+        if due(self.verdicts(repository)):
+            self._folding.change(repository, prune)
+        keeper.tidy(repository, self._snapshot(repository))
+        return gone
 
     def tags(self, repository: str, after: str = "", limit: int | None = None) -> tuple[list[str], bool]:
         """Return the tags that follow `after` in byte-lexical order, and whether there are more; RepositoryUnknown."""
@@ -346,6 +396,13 @@ class ImageStore:
         if manifest and manifest.annotations:
             described["annotations"] = manifest.annotations
         return described
+
+    def _check_mutable(self, repository: str, state: Snapshot, tag: str, digest: Digest | None) -> None:
+        """Raise TagImmutable if a tag is there, has another digest than this, and may not change."""
+        current = _current(state, tag)
+        if current not in (None, digest) and self._immutable(repository, tag):
+            message = f"tag {tag} of repository {repository} is immutable: it is neither moved nor deleted"
+            raise TagImmutable(message, name=repository, tag=tag, digest=current)
 
     def _check_references(self, repository: str, state: Snapshot, manifest: Manifest) -> None:
         """Raise ReferencesUnknown with all that the manifest needs and the repository does not have."""

@@ -13,12 +13,15 @@ from typing import Any
 
 import orjson
 
+from storage.clock import seconds_of, timestamp
 from storage.digest import Digest
 from storage.errors import ManifestInvalid
 from storage.manifests import INDEXES, OCI_INDEX, WITH_SUBJECT, Manifest, parse_document
 from storage.names import is_tag
 
 TAG = "org.opencontainers.image.ref.name"
+_PUSHED = "pushed"  #: when the entry's tag was last pushed, or its manifest by its digest
+_UNTAGGED = "untagged"  #: when the entry's manifest lost its last tag
 
 Entry = dict[str, Any]
 
@@ -63,6 +66,10 @@ class RepositoryIndex:
     def tags(self) -> dict[str, Entry]:
         """The entry of each tag."""
         return _by_tag(self.entries)
+
+    def tags_of(self, digest: str) -> list[str]:
+        """Return the tags of a manifest."""
+        return [tag for tag, entry in self.tags.items() if entry["digest"] == digest]
 
     @cached_property
     def by_digest(self) -> dict[str, Entry]:
@@ -118,19 +125,22 @@ class RepositoryIndex:
             return None
         return self.extended(added) if added and all(is_entry(entry) for entry in added) else None
 
-    def without_tag(self, tag: str) -> RepositoryIndex:
-        """Remove a tag; the manifest that had it is not kept by that."""
-        return self._with(entry for entry in self.entries if tag_of(entry) != tag)
+    def without(self, tags: Collection[str], digests: Collection[str]) -> RepositoryIndex:
+        """Remove tags, which does not keep their manifests; and manifests with every tag on them."""
+        return self._with(
+            entry for entry in self.entries if entry["digest"] not in digests and tag_of(entry) not in tags
+        )
 
-    def without_digests(self, digests: Collection[str]) -> RepositoryIndex:
-        """Remove manifests and every tag on them."""
-        return self._with(entry for entry in self.entries if entry["digest"] not in digests)
+    def touched(self, tags: Collection[str], entry: Entry) -> RepositoryIndex:
+        """Let tags be as lately pushed as an entry; all else in their entries stays."""
+        pushed = {key: entry[key] for key in (_PUSHED,) if key in entry}
+        return self._with(old | pushed if tag_of(old) in tags else old for old in self.entries)
 
-    def with_untagged(self, entry: Entry) -> RepositoryIndex:
+    def with_untagged(self, entry: Entry, now: float) -> RepositoryIndex:
         """Keep a manifest that may just have lost its last tag."""
         if entry["digest"] in self.by_digest:
             return self
-        untagged = dict(entry)
+        untagged = entry | {_UNTAGGED: timestamp(now)}
         others = {key: value for key, value in untagged.pop("annotations", {}).items() if key != TAG}
         if others:
             untagged["annotations"] = others
@@ -140,13 +150,13 @@ class RepositoryIndex:
         return RepositoryIndex(self.document, tuple(entries), self.others)
 
 
-def make_entry(digest: Digest, size: int, manifest: Manifest) -> Entry:
-    """Describe a manifest for the index.
+def make_entry(digest: Digest, size: int, manifest: Manifest, pushed: float) -> Entry:
+    """Describe a manifest, pushed at a time in seconds since the epoch, for the index.
 
     `subject` is written even where there is none: so an entry that lacks the key is known to be another tool's,
     whose manifest has yet to be asked.
     """
-    entry: Entry = {"mediaType": manifest.media_type, "digest": digest, "size": size}
+    entry: Entry = {"mediaType": manifest.media_type, "digest": digest, "size": size, _PUSHED: timestamp(pushed)}
     if manifest.artifact_type:
         entry["artifactType"] = manifest.artifact_type
     if manifest.media_type in WITH_SUBJECT:
@@ -159,6 +169,16 @@ def tag_of(entry: Entry) -> str | None:
     annotations = entry.get("annotations")
     name = annotations.get(TAG) if isinstance(annotations, dict) else None
     return name if isinstance(name, str) and is_tag(name) else None
+
+
+def pushed_at(entry: Entry) -> float | None:
+    """Return when an entry was pushed, in seconds since the epoch; None if that was not written down."""
+    return seconds_of(entry.get(_PUSHED))
+
+
+def untagged_at(entry: Entry) -> float | None:
+    """Return when the entry's manifest lost its last tag; None if it never had one here."""
+    return seconds_of(entry.get(_UNTAGGED))
 
 
 def _by_tag(entries: Iterable[Entry]) -> dict[str, Entry]:

@@ -14,6 +14,8 @@
     pool/<algorithm>/<2 digits>/<encoded>   one more link to each blob: how equal blobs find each other
     locks/<repository, / as %>              a file to flock, never unlinked
     indexes/<repository, / as %>            the last good index.json, should the real one be damaged
+    pulls/<repository, / as %>/<digest>     an empty file whose time is when the manifest was last pulled
+    pulls/.since                            likewise, from when on that is known
     metrics/<n>                             counters, a file for each worker
     auth/                                   API keys and the keys that sign tokens: for nobody but the registry
     limits/                                 who asked how often: tables that all workers share
@@ -116,6 +118,19 @@ class Layout:
     def last_good_index(self, name: str) -> str:
         """Return the path of the copy that is kept of a repository's index."""
         return f"{self.private}/indexes/{_flat(name)}"
+
+    def pulls(self, name: str) -> str:
+        """Return the directory of the times at which a repository's manifests were last pulled."""
+        return f"{self.private}/pulls/{_flat(name)}"
+
+    def pull(self, name: str, digest: Digest) -> str:
+        """Return the path of the file whose time is when a manifest was last pulled."""
+        return f"{self.pulls(name)}/{digest.replace(':', '-')}"
+
+    @property
+    def pulls_since(self) -> str:
+        """The file whose time is from when on pulls are known."""
+        return f"{self.private}/pulls/.since"
 
     @property
     def gc(self) -> str:

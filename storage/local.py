@@ -7,7 +7,7 @@ import io
 import os
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TypeAlias, TypeVar
 
@@ -21,6 +21,7 @@ from storage.errors import BlobUnknown, DigestMismatch, IndexChanged, Repository
 from storage.layout import BIN, BLOBS, INDEX, TEMPORARY, UPLOADS, Layout
 from storage.names import is_component
 from storage.pool import CANNOT_LINK, Pool
+from storage.pulls import Pulls
 from storage.uploads import Uploads
 
 _LISTINGS = 100_000  #: directory names kept in memory, all together
@@ -70,6 +71,7 @@ class LocalBackend:
         self._durable = durable or Durable(self._layout.root)
         self._pool = Pool(self._layout, self._durable)
         self._bin = Bin(self._layout, self._durable)
+        self._pulls = Pulls(self._layout)
         self._dedupe = dedupe
         self._listings: Cache[str, tuple[_Stamp, list[str]]] = Cache(_LISTINGS)
         self._uploads = Uploads(self._layout, self._durable)
@@ -369,6 +371,29 @@ class LocalBackend:
     def drop_note(self, repository: str, name: str) -> None:
         """Remove a note."""
         self._bin.drop_note(repository, name)
+
+    # when things happened
+
+    def written_at(self, repository: str, digest: Digest) -> float:
+        """Return the time of the blob's file."""
+        return self._reach(repository, digest, os.stat).st_mtime
+
+    def record_pull(self, repository: str, digest: Digest) -> None:
+        """Touch a file."""
+        self._pulls.record(repository, digest)
+
+    def pulls(self, repository: str) -> dict[str, float]:
+        """Return the times of files."""
+        return self._pulls.times(repository)
+
+    def pulls_known_since(self) -> float:
+        """Return the time of a file."""
+        return self._pulls.since()
+
+    def forget_pulls(self, repository: str, digests: Iterable[str]) -> None:
+        """Remove files."""
+        self._pulls.begin()
+        self._pulls.forget(repository, digests)
 
     # sessions
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TypeAlias
 
 from storage.backend import Version
 from storage.digest import Digest
 from storage.errors import IndexDamaged, ManifestUnknown, StillReferenced
-from storage.index import Entry, RepositoryIndex
+from storage.index import Entry, RepositoryIndex, pushed_at, tag_of
 from storage.manifests import INDEXES, MANIFESTS, WITH_SUBJECT, Descriptor, Manifest
 
 Facts: TypeAlias = Callable[[str, str], Manifest | None]
+
+_RECENT = 3600.0  #: seconds within which a push of what a tag already has changes nothing
 
 
 class Snapshot:
@@ -83,7 +86,7 @@ class Snapshot:
         """The entries that have a subject: by the subject's digest, then by their own."""
         referrers: dict[str, dict[str, Entry]] = {}
         for digest, entry in self.index.by_digest.items():
-            subject = self._subject(entry)
+            subject = self.subject(entry)
             if subject:
                 referrers.setdefault(subject, {})[digest] = entry
         return referrers
@@ -93,10 +96,13 @@ class Snapshot:
         entry = self.index.tags.get(f"{subject.algorithm[:32]}-{subject.encoded[:64]}")
         listing = self._facts(entry["digest"], entry["mediaType"]) if entry else None
         entries = [child.to_json() for child in _listed(listing)]
-        return {entry["digest"]: entry for entry in entries if self._subject(entry) == subject}
+        return {entry["digest"]: entry for entry in entries if self.subject(entry) == subject}
 
-    def _subject(self, entry: Entry) -> str | None:
-        """Read the subject off an entry; of one that another tool wrote, off its manifest."""
+    def subject(self, entry: Entry) -> str | None:
+        """Return the digest of what an entry belongs to, if anything.
+
+        Read it off the entry; of one that another tool wrote, off its manifest.
+        """
         if "subject" in entry:
             subject = entry["subject"]
             return subject.get("digest") if isinstance(subject, dict) else None
@@ -128,7 +134,8 @@ class Snapshot:
         digest, index = entry["digest"], self.index
         had = {tag: index.tags[tag] for tag in tags if tag in index.tags}
         if len(had) == len(tags) and all(old["digest"] == digest for old in had.values()) and digest in index.by_digest:
-            return self
+            stale = {tag for tag, old in had.items() if not _is_recent(old, entry)}
+            return self._next(index.touched(stale, entry)) if stale else self
         listed = {child.digest: child.media_type for child in _listed(manifest)}
         new = index.put(
             entry,
@@ -147,10 +154,9 @@ class Snapshot:
 
     def without_tag(self, tag: str) -> Snapshot:
         """Remove a tag; its manifest stays. Raises ManifestUnknown."""
-        entry = self.index.tags.get(tag)
-        if entry is None:
+        if tag not in self.index.tags:
             raise ManifestUnknown("no such tag in this repository", reference=tag)
-        return self._next(self._keep(self.index.without_tag(tag), entry), [entry])
+        return self._without({tag}, set(), with_referrers=False)
 
     def without_manifest(self, digest: Digest, *, with_referrers: bool = False) -> Snapshot:
         """Remove a manifest and its tags; raise StillReferenced while an index lists it, and ManifestUnknown.
@@ -163,15 +169,31 @@ class Snapshot:
             raise StillReferenced(message, digest=digest, referencedBy=holders)
         if digest not in self.index.by_digest:
             raise ManifestUnknown("no such manifest in this repository", reference=digest)
-        gone = {digest, *(self._kept_by_nothing_but(digest) if with_referrers else ())}
-        index = self.index.without_digests(gone)
-        return self._next(index, [entry for entry in self.index.entries if entry["digest"] in gone])
+        return self._without((), {digest}, with_referrers=with_referrers)
 
-    def _kept_by_nothing_but(self, subject: str) -> set[str]:
-        """Return the digests of the referrers, and of theirs, that are only there because their subject is."""
+    def pruned(self, tags: Collection[str], digests: Collection[str], *, with_referrers: bool = False) -> Snapshot:
+        """Remove tags, and with each the manifest that has no other and that no index lists; and manifests as well.
+
+        Of these, too, those stay that have another tag or that an index lists. `with_referrers` as above.
+        """
+        kept = {entry["digest"] for tag, entry in self.index.tags.items() if tag not in tags}
+        loose = {self.index.tags[tag]["digest"] for tag in tags} | set(digests)
+        return self._without(tags, loose - kept - self.parents.keys(), with_referrers=with_referrers)
+
+    def _without(self, tags: Collection[str], digests: set[str], *, with_referrers: bool) -> Snapshot:
+        gone = digests | (self._kept_by_nothing_but(digests) if with_referrers else set())
+        removed = [entry for entry in self.index.entries if entry["digest"] in gone or tag_of(entry) in tags]
+        index = self.index.without(tags, gone)
+        for entry in removed:
+            if entry["digest"] not in gone:
+                index = self._keep(index, entry)
+        return self._next(index, removed)
+
+    def _kept_by_nothing_but(self, subjects: set[str]) -> set[str]:
+        """Return the digests of the referrers, and of theirs, that are only there because their subjects are."""
         tagged = {entry["digest"] for entry in self.index.tags.values()}
         gone: set[str] = set()
-        todo = [subject]
+        todo = list(subjects)
         while todo:
             found = {digest for digest in self._referrers.get(todo.pop(), ()) if digest not in self.parents}
             new = found - tagged - gone
@@ -184,14 +206,14 @@ class Snapshot:
         child = self.children.get(entry["digest"])
         if child and self._needs_no_entry(entry, {child["digest"]: child["mediaType"]}):
             return index
-        return index.with_untagged(entry)
+        return index.with_untagged(entry, time.time())
 
     def _needs_no_entry(self, entry: Entry | None, listed: Mapping[str, str]) -> bool:
         """Tell whether being listed, as of the media types in `listed`, is enough to keep a manifest.
 
         It is not for a referrer, which is found by its entry, nor where an index lists it as something else.
         """
-        return entry is not None and listed.get(entry["digest"]) == entry["mediaType"] and self._subject(entry) is None
+        return entry is not None and listed.get(entry["digest"]) == entry["mediaType"] and self.subject(entry) is None
 
     def _next(self, index: RepositoryIndex, removed: Sequence[Entry] = ()) -> Snapshot:
         return Snapshot(self.version, index, self._facts, removed=(*self.removed, *removed))
@@ -200,6 +222,12 @@ class Snapshot:
 def _listed(manifest: Manifest | None) -> Iterator[Descriptor]:
     """Yield the children that are manifests: an index may list other things, which are just blobs."""
     return (child for child in (manifest.children if manifest else ()) if child.media_type in MANIFESTS)
+
+
+def _is_recent(old: Entry, new: Entry) -> bool:
+    """Tell whether an entry is about as lately pushed as a new one."""
+    before, now = pushed_at(old), pushed_at(new)
+    return now is None or (before is not None and before > now - _RECENT)
 
 
 def _holds(manifest: Manifest, digest: Digest) -> bool:

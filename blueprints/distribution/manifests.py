@@ -20,6 +20,8 @@ def get(name: str, reference: str) -> Response:
     """Return a manifest as it was pushed; for HEAD, its headers."""
     manifest = store(name).get_manifest(name, reference)
     headers = content_headers(manifest.digest, manifest.media_type, by_digest=":" in reference)
+    if manifest.warning:
+        headers["Warning"] = f'299 - "{manifest.warning}"'
     if is_known(manifest.digest):
         return not_modified(headers)
     if request.method == "GET":

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
-from registry.auth.globs import ANYTHING_BELOW, Glob, check_pattern, glob_of, glob_or_none, matches
 from registry.auth.identity import ALL, Action, Grant, Identity
+from storage.globs import ANYTHING_BELOW, Glob, check_pattern, glob_of, glob_or_none, matches
 from storage.names import MAX_NAME
 
 _NOBODY: Final[frozenset[str]] = frozenset()

@@ -210,14 +210,23 @@ def _teller(as_json: bool, dry_run: bool) -> Callable[[Event], None]:
 def _finish(config: Config, action: str, result: Result, as_json: bool, dry_run: bool) -> None:
     """Tell what a run came to, and end with the code for it."""
     summary = dataclasses.asdict(result)
-    if not dry_run and (result.binned or result.unlinked or result.dropped):
-        record(config, action, binned=result.binned, unlinked=result.unlinked, bytes=result.unlinked_bytes)
+    if not dry_run and (result.deleted or result.binned or result.unlinked or result.dropped):
+        record(
+            config,
+            action,
+            deleted=result.deleted,
+            binned=result.binned,
+            unlinked=result.unlinked,
+            bytes=result.unlinked_bytes,
+        )
     if as_json:
         print_json({"summary": summary | {"dryRun": dry_run}})
     else:
         would = "would be " if dry_run else ""
+        by_retention = f" {result.deleted} tags {would}deleted by retention," if result.deleted else ""
         click.echo(
-            f"{result.repositories} repositories: {result.binned} blobs {would}set aside ({result.binned_bytes} bytes),"
+            f"{result.repositories} repositories:{by_retention}"
+            f" {result.binned} blobs {would}set aside ({result.binned_bytes} bytes),"
             f" {result.unlinked} {would}unlinked ({result.unlinked_bytes} bytes), {result.dropped} leftovers dropped"
         )
         if not result.finished:

@@ -21,6 +21,8 @@ def keys(section: Section, prefix: str = "") -> Iterator[tuple[str, bool]]:
             continue  # the same as another key, in another place
         path = f"{prefix}{key}"
         yield path, not isinstance(field, NotBuilt)
+        if prefix == "storage.subPaths.*.":
+            continue  # what is in it is the same as in `storage`
         if isinstance(field, SectionField):
             yield from keys(field.section, f"{path}.")
         elif isinstance(field, MapField):

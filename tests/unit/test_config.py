@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 
 from registry.config import Config, ConfigError, StoreConfig, default_config, load, load_from_environment
 from registry.config_values import parse_duration
+from storage.retention import ImmutableTags, KeepRule, Policy, Retention
 
 Load = Callable[..., Config]
 
@@ -167,7 +170,7 @@ class TestWhatIsRefused:
         problems = problems_of(
             load_text,
             {
-                "storage": {"retention": {}, "subPaths": {"/a": {"rootDirectory": 1}, "b": {}}, "dedupe": 1},
+                "storage": {"storageDriver": {}, "subPaths": {"/a": {"rootDirectory": 1}, "b": {}}, "dedupe": 1},
                 "http": {"port": "http", "prot": 1, "TLS": {"cert": "x"}},
                 "log": [],
                 "server": {"stallTimeout": 60},
@@ -175,7 +178,7 @@ class TestWhatIsRefused:
             },
         )
         assert set(problems) == {
-            "storage.retention",
+            "storage.storageDriver",
             "storage.dedupe",
             'storage.subPaths["/a"].rootDirectory',
             "storage.subPaths.b",
@@ -209,7 +212,7 @@ class TestWhatIsRefused:
     @pytest.mark.parametrize(
         "path",
         [
-            *("storage.retention", "storage.storageDriver"),
+            "storage.storageDriver",
             *("storage.remoteCache", "storage.redirectBlobURL", "http.allowReadAccess", "http.compat"),
             *("http.readTimeout", "http.writeTimeout", "http.auth.openid", "http.auth.sessionDriver"),
         ],
@@ -449,3 +452,60 @@ class TestDurations:
     def test_refused(self, value: object) -> None:
         with pytest.raises(ValueError, match="expected a duration"):
             parse_duration(value)
+
+
+class TestRetention:
+    """The policies of zot, and what is ours."""
+
+    def test_all_keys(self, load_text: Load) -> None:
+        keep = {"mostRecentlyPushedCount": 1, "mostRecentlyPulledCount": 2, "pushedWithin": "1h", "pulledWithin": "2h"}
+        policy = {
+            "repositories": ["team/**", "x"],
+            "deleteReferrers": True,
+            "deleteUntagged": True,
+            "keepTags": [{"patterns": ["^v", "x$"], **keep}, {}],
+            "keepUntagged": keep,
+        }
+        retention = {"dryRun": True, "delay": "3h", "warnWithin": "4h", "policies": [policy]}
+        immutable = [{"repositories": ["a"], "patterns": ["^v"]}, {"repositories": ["b"]}]
+        storage = load_text({"storage": {"retention": retention, "immutableTags": immutable}}).storage
+        rule = KeepRule((re.compile("^v"), re.compile("x$")), 1, 2, 3600.0, 7200.0)
+        expected = Policy(("team/**", "x"), True, True, (rule, KeepRule()), replace(rule, patterns=()))
+        assert storage.retention == Retention(True, 10800.0, 14400.0, (expected,))
+        assert storage.immutable_tags == (ImmutableTags(("a",), (re.compile("^v"),)), ImmutableTags(("b",)))
+
+    def test_an_empty_section_keeps_everything(self, load_text: Load) -> None:
+        assert load_text({"storage": {"retention": {}}}).storage.retention == Retention()
+        assert load_text({}).storage.retention is None
+
+    @pytest.mark.parametrize(
+        ("policy", "path", "message"),
+        [
+            ({}, "repositories", "is missing"),
+            ({"repositories": []}, "repositories", "a list of globs"),
+            ({"repositories": ["a{"]}, "repositories", "{"),
+            ({"repositories": [1]}, "repositories", "glob"),
+            (
+                {"repositories": ["a"], "keepTags": [{"patterns": ["("]}]},
+                "keepTags[0].patterns",
+                "no regular expression",
+            ),
+            ({"repositories": ["a"], "keepTags": [{"patterns": []}]}, "keepTags[0].patterns", "a list of"),
+            ({"repositories": ["a"], "keepTags": [{"pushedWithin": "30d"}]}, "keepTags[0].pushedWithin", "duration"),
+            (
+                {"repositories": ["a"], "keepTags": [{"mostRecentlyPushedCount": 0}]},
+                "keepTags[0].mostRecentlyPushedCount",
+                "from 1",
+            ),
+            ({"repositories": ["a"], "keepUntagged": {}}, "keepUntagged", "deleteUntagged"),
+            (
+                {"repositories": ["a"], "deleteUntagged": True, "keepUntagged": {"patterns": ["a"]}},
+                "keepUntagged.patterns",
+                "unknown",
+            ),
+        ],
+    )
+    def test_what_is_refused(self, load_text: Load, policy: dict[str, object], path: str, message: str) -> None:
+        refused, text = only_problem(load_text, {"storage": {"retention": {"policies": [policy]}}})
+        assert refused == f"storage.retention.policies[0].{path}"
+        assert message in text

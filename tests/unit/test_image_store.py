@@ -59,7 +59,7 @@ def store(layout: Layout) -> ImageStore:
     return open_store(layout)
 
 
-def open_store(layout: Layout, **options: bool) -> ImageStore:
+def open_store(layout: Layout, **options: Any) -> ImageStore:
     """Open the store as another worker does."""
     return ImageStore(LocalBackend(layout.root), **options)
 

@@ -12,6 +12,8 @@ from storage.errors import ManifestInvalid
 from storage.index import TAG, Entry, RepositoryIndex, make_entry, tag_of
 from storage.manifests import OCI_INDEX, OCI_MANIFEST, parse_manifest
 
+NOW = 1_900_000_000.0
+
 
 def entry(name: str, tag: object = None, **fields: Any) -> Entry:
     made: Entry = {"mediaType": OCI_MANIFEST, "digest": str(Digest.of(name.encode())), "size": 1, **fields}
@@ -36,8 +38,9 @@ def test_what_other_tools_wrote_is_kept() -> None:
     parsed = RepositoryIndex.parse(json.dumps(document).encode())
     changed = parsed.put(entry("b"), ["v2"], keep_untagged=True, replaced=())
     assert written(changed) == {"mediaType": OCI_INDEX, **document, "manifests": [foreign, entry("b", "v2")]}
-    untagged = written(parsed.without_tag("v1").with_untagged(foreign))["manifests"]
-    assert untagged == [entry("a", platform={"os": "linux"}, annotations={"x": "y"}, urls=["u"])]
+    untagged = written(parsed.without(["v1"], ()).with_untagged(foreign, NOW))["manifests"]
+    kept = entry("a", platform={"os": "linux"}, annotations={"x": "y"}, urls=["u"])
+    assert untagged == [kept | {"untagged": "2030-03-17T17:46:40.000Z"}]
 
 
 @pytest.mark.parametrize("data", [b'{"manifests": null}', b'{"schemaVersion": 2, "manifests": []}'])
@@ -75,7 +78,7 @@ def test_what_is_no_index_is_refused(data: bytes) -> None:
 def test_what_is_no_entry_is_kept_and_not_served(odd: object) -> None:
     parsed = RepositoryIndex.parse(json.dumps({"manifests": [odd, entry("a", "v1")]}).encode())
     assert list(parsed.by_digest) == [entry("a")["digest"]]
-    changed = parsed.put(entry("b"), ["v1"], keep_untagged=True, replaced=()).without_digests(["none"])
+    changed = parsed.put(entry("b"), ["v1"], keep_untagged=True, replaced=()).without((), ["none"])
     assert written(changed)["manifests"] == [entry("b", "v1"), odd]
 
 
@@ -129,20 +132,20 @@ def test_replaced_untagged_entries_go_and_tagged_ones_stay() -> None:
 
 def test_a_manifest_goes_with_all_its_tags() -> None:
     start = index(entry("a", "v1"), entry("b", "v2"), entry("a", "v3"), entry("a"))
-    assert written(start.without_digests([entry("a")["digest"]]))["manifests"] == [entry("b", "v2")]
+    assert written(start.without((), [entry("a")["digest"]]))["manifests"] == [entry("b", "v2")]
 
 
 def test_a_manifest_that_still_has_a_tag_gets_no_untagged_entry() -> None:
     tagged = index(entry("a", "v1"))
-    assert tagged.with_untagged(entry("a", "v2")) is tagged
+    assert tagged.with_untagged(entry("a", "v2"), NOW) is tagged
 
 
 def test_an_index_is_never_changed() -> None:
     start = index(entry("a", "v1"), entry("b"))
     before = start.data
     start.put(entry("c"), ["v1"], keep_untagged=True, replaced=[entry("b")["digest"]])
-    start.without_tag("v1").with_untagged(start.tags["v1"])
-    start.without_digests([entry("b")["digest"]])
+    start.without(["v1"], ()).with_untagged(start.tags["v1"], NOW)
+    start.without((), [entry("b")["digest"]])
     assert start.data == before
 
 
@@ -150,11 +153,12 @@ def test_an_entry_describes_the_manifest_without_its_annotations() -> None:
     config = {"mediaType": "a/b", "digest": str(Digest.of(b"c")), "size": 1}
     document = {"schemaVersion": 2, "config": config, "annotations": {TAG: "latest"}, "subject": config}
     data = json.dumps(document).encode()
-    made = make_entry(Digest.of(data), len(data), parse_manifest(data, OCI_MANIFEST))
+    made = make_entry(Digest.of(data), len(data), parse_manifest(data, OCI_MANIFEST), NOW)
     assert made == {
         "mediaType": OCI_MANIFEST,
         "digest": Digest.of(data),
         "size": len(data),
+        "pushed": "2030-03-17T17:46:40.000Z",
         "artifactType": "a/b",
         "subject": config,
     }

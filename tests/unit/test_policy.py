@@ -16,7 +16,6 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from registry.auth import policy
-from registry.auth.globs import check_pattern, matches
 from registry.auth.identity import ALL, ANONYMOUS, Action, Grant, Identity
 from registry.auth.policy import (
     AccessControl,
@@ -33,6 +32,7 @@ from registry.auth.policy import (
     parse_grant,
     readable_prefixes,
 )
+from storage.globs import check_pattern, matches
 from storage.names import MAX_NAME
 
 NO_DEADLINE = settings(deadline=None)  # the machine may be busy

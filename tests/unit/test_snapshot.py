@@ -30,6 +30,7 @@ class Repository:
 
     def __init__(self) -> None:
         self.manifests: dict[str, Manifest] = {}
+        self.clock = 1_900_000_000.0
         self.now = Snapshot(None, RepositoryIndex(), self.facts)
 
     def facts(self, digest: str, _media_type: str) -> Manifest | None:
@@ -37,7 +38,7 @@ class Repository:
 
     def put(self, document: Document, *tags: str) -> Document:
         manifest = self.manifests[document.digest] = parse_manifest(document.body)
-        entry = make_entry(Digest(document.digest), len(document.body), manifest)
+        entry = make_entry(Digest(document.digest), len(document.body), manifest, self.clock)
         self.now = self.now.with_manifest(entry, manifest, tags)
         return document
 
