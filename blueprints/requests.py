@@ -25,6 +25,11 @@ class Body:
         if self._left is None and "HTTP_TRANSFER_ENCODING" not in request.environ:
             self._left = 0
 
+    @property
+    def left(self) -> int | None:
+        """Return how many bytes are still to come, or None where the request does not say so."""
+        return self._left
+
     def read(self, size: int) -> bytes:
         """Return at least one and at most `size` bytes, or none at the end of the body."""
         if self._left is not None:

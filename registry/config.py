@@ -29,7 +29,7 @@ from registry.config_auth import (
     TLSSection,
     origins,
 )
-from registry.config_fields import ListField, MapField, NotBuilt, Section, SectionField, ValueField
+from registry.config_fields import ListField, MapField, NotBuilt, Section, SectionField, ValueField, ValuesField
 from registry.config_text import Pairs, parse_json, parse_yaml
 from storage.retention import ImmutableTags, KeepRule, Policy, Retention
 
@@ -54,6 +54,7 @@ _DEFAULT_ROOT = "data"
 _MAX_WORKERS = 1024
 _MAX_THREADS = 65536
 _MAX_COUNT = 1_000_000
+_MAX_REPOSITORIES = 2**31 - 1
 _LONGEST_MEMORY = 60.0  # seconds that a verified password is remembered
 
 
@@ -96,9 +97,15 @@ class StoreConfig:
 
 @dataclass(frozen=True, slots=True)
 class StorageConfig(StoreConfig):
-    """Describe the default store and the substores by prefix, which is like `/a` or `/a/b`."""
+    """Describe the default store and the substores by prefix, which is like `/a` or `/a/b`.
+
+    `quotas` are bytes by the prefix of the repositories' names in all stores, such as `a/b`, or "" for all of them;
+    `max_repos` is how many repositories there may be in all stores.
+    """
 
     sub_paths: Mapping[str, StoreConfig] = field(default_factory=lambda: MappingProxyType({}))
+    quotas: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    max_repos: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +300,8 @@ class StorageSection(SubPathSection):
     makes = StorageConfig
     root_directory = ValueField(values.directory, load_default=lambda: values.directory(_DEFAULT_ROOT))
     sub_paths = MapField(values.prefix, SubPathSection)
-    max_repos = NotBuilt()
+    quotas = ValuesField(values.quota_prefix, values.size)
+    max_repos = ValueField(values.whole_number(_MAX_REPOSITORIES))
     gc_time_window = NotBuilt()
     redirect_blob_url = NotBuilt(data_key="redirectBlobURL")
     fast_restart = NotBuilt()

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from marshmallow import Schema, ValidationError, fields, post_load
 
 from registry import config_values as values
+from registry.config_text import Pairs
 
 
 class Section(Schema):
@@ -110,6 +111,42 @@ class MapField(ValueField):
         except ValueError as error:
             return {"_schema": [str(error)]}
         return {}
+
+
+class ValuesField(ValueField):
+    """Take an object whose keys are the user's own, and whose values are taken by a function."""
+
+    def __init__(
+        self, parse_key: Callable[[str], str], parse_value: Callable[[object], object], **options: Any
+    ) -> None:
+        """Keep the functions; two keys that are parsed to the same are one that is given twice."""
+        super().__init__(self._entries, **options)
+        self.parse_key = parse_key
+        self.parse_value = parse_value
+
+    def _entries(self, value: object) -> Mapping[str, Any]:
+        if not isinstance(value, Pairs):
+            raise values.expected("an object", value)
+        entries: dict[str, Any] = {}
+        errors: dict[str, list[str]] = {}
+        for key, item in value:
+            try:
+                name = self._key(key, entries)
+                entries[name] = None
+                entries[name] = self.parse_value(item)
+            except ValueError as error:
+                errors.setdefault(str(key), []).append(str(error))
+        if errors:
+            raise ValidationError(errors)
+        return MappingProxyType(entries)
+
+    def _key(self, key: object, entries: Mapping[str, Any]) -> str:
+        if not isinstance(key, str):
+            raise values.expected("a string as a key", key)
+        name = self.parse_key(key)
+        if name in entries:
+            raise ValueError("is given twice")
+        return name
 
 
 class ListField(ValueField):

@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from decimal import Decimal
 from typing import TypeGuard
 from urllib.parse import urlsplit
 
@@ -21,6 +22,15 @@ _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0
 _DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
 _DURATION = re.compile(f"(?:{_DURATION_PART.pattern})+")
 _LONGEST_DURATION = (2**63 - 1) / 1e9  # Go counts nanoseconds in 64 bits
+
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(B|[KMGTPE]i?B)?", re.IGNORECASE)
+_SIZE_UNITS = {"b": 1} | {
+    unit.lower() + suffix: base**power
+    for power, unit in enumerate("KMGTPE", 1)
+    for suffix, base in (("b", 1000), ("ib", 1024))
+}
+_LARGEST_SIZE = 2**63 - 1  # what a file system counts in
+_LONGEST_NUMBER = 20  # digits
 
 _HOST_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 # The last label begins with a letter, as top-level domains do: "1.2.3" is a mistyped address, not a name.
@@ -49,6 +59,17 @@ def positive_duration(value: object) -> float:
     if seconds == 0:
         raise expected("a duration longer than zero", value)
     return seconds
+
+
+def size(value: object) -> int:
+    """Turn a size ("50GiB", "1.5 TB", "4096" or a number of bytes) into bytes; zero is refused."""
+    match = _SIZE.fullmatch(str(value)) if isinstance(value, str | int) and not isinstance(value, bool) else None
+    if match is None or len(match[1]) > _LONGEST_NUMBER:
+        raise expected('a size such as "50GiB", "500MB" or a number of bytes', value)
+    found = int(Decimal(match[1]) * _SIZE_UNITS[(match[2] or "B").lower()])
+    if not 1 <= found <= _LARGEST_SIZE:
+        raise expected("a size from 1 byte to 8 EiB", value)
+    return found
 
 
 def boolean(value: object) -> bool:
@@ -322,6 +343,17 @@ def prefix(key: str) -> str:
     except NameInvalid as error:
         raise ValueError(f'expected "/" and the start of a repository name, but {error}') from error
     return key
+
+
+def quota_prefix(key: str) -> str:
+    """Take a key of `storage.quotas`, such as "team/app" or "/" for all repositories; return it without slashes."""
+    name = key.strip("/")
+    if name:
+        try:
+            check_name(name)
+        except NameInvalid as error:
+            raise ValueError(f'expected the start of a repository name, or "/" for all, but {error}') from error
+    return name
 
 
 def expected(what: str, value: object) -> ValueError:

@@ -77,6 +77,7 @@ RULES: dict[type[StorageError], Rule] = {
     store.PreconditionFailed: Rule("MANIFEST_INVALID", 412),
     store.TagImmutable: Rule("DENIED", 403),
     store.StillReferenced: Rule("DENIED", 405, _allowed_instead),
+    store.QuotaExceeded: Rule("DENIED", 403),
     store.BlobUnknown: Rule("BLOB_UNKNOWN", 404),
     store.UploadUnknown: Rule("BLOB_UPLOAD_UNKNOWN", 404),
     store.UploadOutOfOrder: Rule("BLOB_UPLOAD_INVALID", 416, _upload_state),

@@ -6,7 +6,7 @@ file object leaks out of an implementation. `tests/unit/test_backends.py` runs a
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
@@ -116,10 +116,21 @@ class Backend(Protocol):
     def delete_blob(self, repository: str, digest: Digest) -> None:
         """Remove a blob from the repository; raise BlobUnknown."""
 
+    # what there is: for quotas
+
+    def contents(self, repository: str) -> Mapping[Digest, int]:
+        """Return the sizes of all blobs that are not set aside. Cheap while they are the same; not to be changed."""
+
+    def uploads(self, repository: str) -> Mapping[str, int]:
+        """Return the sessions under way, and how many bytes each holds."""
+
+    def findable(self, digest: Digest) -> int | None:
+        """Return the size of a blob that `find_blob` would find, or None."""
+
     # what is collected: moves and removals happen while the caller holds the repository's lock
 
-    def places(self, after: str = "") -> Iterator[str]:
-        """Yield, in order, the names of all that may hold something to collect, be they repositories (still) or not."""
+    def places(self, after: str = "", prefix: str = "") -> Iterator[str]:
+        """Yield, in order, the names of all that may hold anything, be they repositories (still) or not."""
 
     def old_blobs(self, repository: str, before: float) -> Iterator[Digest]:
         """Yield the blobs that were written before a time, in seconds since the epoch, in no order."""

@@ -10,6 +10,7 @@ from storage.backend import Redirect
 from storage.digest import Digest
 from storage.errors import BlobUnknown, DigestMismatch
 from storage.image_store import ImageStore
+from storage.names import lies_in, longest_prefix
 
 
 class StoreController:
@@ -29,10 +30,7 @@ class StoreController:
 
     def prefix(self, repository: str) -> str:
         """Return the prefix of the store that the repository lies in; the default store has the prefix ""."""
-        prefix = repository if self._substores else ""
-        while prefix and prefix not in self._substores:
-            prefix = prefix.rpartition("/")[0]
-        return prefix
+        return longest_prefix(repository, self._substores) if self._substores else ""
 
     def repositories(
         self,
@@ -57,7 +55,7 @@ class StoreController:
 
     def _listed(self, prefix: str, store: ImageStore, part: str, after: str) -> Iterator[str]:
         """Yield a store's repositories in a part of it, without those that lie under another store's prefix."""
-        if not (_lies_in(part, prefix) or _lies_in(prefix, part)):
+        if not (lies_in(part, prefix) or lies_in(prefix, part)):
             return
         for name in store.backend.repositories(max(prefix, part, key=len), after):
             if self.store(name) is store:
@@ -84,7 +82,3 @@ class StoreController:
         finally:
             stream.close()
         return True
-
-
-def _lies_in(name: str, directory: str) -> bool:
-    return not directory or f"{name}/".startswith(f"{directory}/")

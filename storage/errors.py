@@ -89,3 +89,7 @@ class IndexChanged(StorageError):
 
 class IndexDamaged(StorageError):
     """The repository's index.json does not parse, so that nothing may be written on top of it."""
+
+
+class QuotaExceeded(StorageError):
+    """There would be more bytes, or more repositories, than there may be."""

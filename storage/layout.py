@@ -19,6 +19,9 @@
     metrics/<n>                             counters, a file for each worker
     auth/                                   API keys and the keys that sign tokens: for nobody but the registry
     limits/                                 who asked how often: tables that all workers share
+    quotas/lock                             held by whoever looks at or changes the rest of quotas/
+    quotas/usage/<prefix, / as %>           the most that the repositories of a prefix can have by now
+    quotas/pushes/<uuid>                    what a push under way may come to: locked by the process that serves it
     gc/lock                                 held by the worker that collects on schedule
     gc/state                                when that ended, and where a run that ran out of time goes on
     gc/journal                              what was collected, when and why; gc/journal.1 is the older part
@@ -136,6 +139,11 @@ class Layout:
     def gc(self) -> str:
         """The directory of the collection's lock, state and journal."""
         return f"{self.private}/gc"
+
+    @property
+    def quotas(self) -> str:
+        """The directory of what is reserved for pushes under way, and of what was last found to be used."""
+        return f"{self.private}/quotas"
 
     @property
     def metrics(self) -> str:

@@ -7,7 +7,7 @@ import io
 import os
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TypeAlias, TypeVar
 
@@ -25,6 +25,7 @@ from storage.pulls import Pulls
 from storage.uploads import Uploads
 
 _LISTINGS = 100_000  #: directory names kept in memory, all together
+_CONTENTS = 200_000  #: sizes of blobs kept in memory, all together
 _SETTLED = 2_000_000_000  #: nanoseconds after which a time stamp is not given out again
 _COPY = 10 * 1024 * 1024
 _MARKER = b'{"imageLayoutVersion":"1.0.0"}'
@@ -36,6 +37,7 @@ T = TypeVar("T")
 
 #: (inode, size, mtime in ns, ctime in ns)
 _Stamp: TypeAlias = tuple[int, int, int, int]
+_MISSING: _Stamp = (0, 0, 0, 0)
 
 
 class FileStream:
@@ -74,6 +76,7 @@ class LocalBackend:
         self._pulls = Pulls(self._layout)
         self._dedupe = dedupe
         self._listings: Cache[str, tuple[_Stamp, list[str]]] = Cache(_LISTINGS)
+        self._contents: Cache[str, tuple[tuple[_Stamp | None, ...], Mapping[Digest, int]]] = Cache(_CONTENTS)
         self._uploads = Uploads(self._layout, self._durable)
         self._count = count
 
@@ -171,21 +174,21 @@ class LocalBackend:
 
     def repositories(self, prefix: str = "", after: str = "") -> Iterator[str]:
         """Walk the directories that can be repositories, reading no more of them than the caller asks for."""
-        if not prefix:
-            yield from self._below("", after, self.index_version)
-            return
-        if prefix > after and self.index_version(prefix):
-            yield prefix
-        yield from self._below(f"{prefix}/", after, self.index_version)
+        return self._at_or_below(prefix, after, self.index_version)
 
-    def places(self, after: str = "") -> Iterator[str]:
+    def places(self, after: str = "", prefix: str = "") -> Iterator[str]:
         """Yield the names whose directories hold anything of a repository."""
-        return self._below("", after, self._holds_anything)
+        return self._at_or_below(prefix, after, self._holds_anything)
 
     def _holds_anything(self, name: str) -> bool:
         """Tell whether a directory is more than a step to those that are nested in it."""
         directory = self._layout.repository(name)
         return any(os.path.lexists(f"{directory}/{part}") for part in (INDEX, BLOBS, UPLOADS, BIN))
+
+    def _at_or_below(self, prefix: str, after: str, is_one: Callable[[str], object]) -> Iterator[str]:
+        if prefix > after and is_one(prefix):
+            yield prefix
+        yield from self._below(f"{prefix}/" if prefix else "", after, is_one)
 
     def _below(self, parent: str, after: str, is_one: Callable[[str], object]) -> Iterator[str]:
         """Yield what `is_one` says is a repository, below `parent` (empty, or ending in a slash).
@@ -203,22 +206,29 @@ class LocalBackend:
                 yield step
 
     def _steps(self, parent: str) -> list[str]:
-        """Return the sorted steps below `parent`, remembered while the directory has not changed.
-
-        A directory that has just changed is not remembered: its next change could bear the same time stamp.
-        """
+        """Return the sorted steps below `parent`, remembered while the directory has not changed."""
         path = self._layout.repository(parent)
-        try:
-            status = os.stat(path)
-        except (FileNotFoundError, NotADirectoryError):
+        stamp = self._settled(path)
+        if stamp == _MISSING:
             return []
         known = self._listings.get(parent)
-        if known and known[0] == _stamp(status):
+        if known and known[0] == stamp:
             return known[1]
         steps = sorted(step for name in _directories(path) for step in (parent + name, f"{parent}{name}/"))
-        if time.time_ns() - status.st_mtime_ns > _SETTLED:
-            self._listings.put(parent, (_stamp(status), steps), weight=len(steps) + 1)
+        if stamp:
+            self._listings.put(parent, (stamp, steps), weight=len(steps) + 1)
         return steps
+
+    def _settled(self, directory: str) -> _Stamp | None:
+        """Return what tells whether a directory has changed; None of one whose next change could bear the same time.
+
+        One that is missing has a stamp of its own.
+        """
+        try:
+            status = os.stat(directory)
+        except (FileNotFoundError, NotADirectoryError):
+            return _MISSING
+        return _stamp(status) if time.time_ns() - status.st_mtime_ns > _SETTLED else None
 
     # blobs
 
@@ -280,7 +290,8 @@ class LocalBackend:
     def list_blobs(self, repository: str) -> Iterator[Digest]:
         """List the directories of the supported algorithms."""
         for algorithm in ALGORITHMS:
-            with suppress(FileNotFoundError), os.scandir(f"{self._layout.blobs(repository)}/{algorithm}") as entries:
+            directory = f"{self._layout.blobs(repository)}/{algorithm}"
+            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(directory) as entries:
                 names = (f"{algorithm}:{entry.name}" for entry in entries)
                 yield from (Digest(name) for name in names if is_digest(name))
 
@@ -294,6 +305,30 @@ class LocalBackend:
         self._pool.release(digest)
         self._count("blobs_deleted", 1)
         self._count("bytes_deleted", size)
+
+    def contents(self, repository: str) -> Mapping[Digest, int]:
+        """Read the directories of the blobs, and remember the sizes while the directories do not change."""
+        stamp = tuple(map(self._settled, (f"{self._layout.blobs(repository)}/{name}" for name in ALGORITHMS)))
+        known = self._contents.get(repository)
+        if known and known[0] == stamp:
+            return known[1]
+        sizes = dict(self._sizes(repository))
+        if None not in stamp:
+            self._contents.put(repository, (stamp, sizes), weight=len(sizes) + 1)
+        return sizes
+
+    def _sizes(self, repository: str) -> Iterator[tuple[Digest, int]]:
+        for digest in self.list_blobs(repository):
+            with suppress(FileNotFoundError):
+                yield digest, os.stat(self._layout.blob(repository, digest)).st_size
+
+    def uploads(self, repository: str) -> Mapping[str, int]:
+        """Look at the files of the sessions."""
+        return self._uploads.sizes(repository)
+
+    def findable(self, digest: Digest) -> int | None:
+        """Look into the pool."""
+        return self._pool.size(digest) if self._dedupe else None
 
     # what is collected, and what can be undone
 

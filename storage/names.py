@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from functools import lru_cache
 
 from storage.errors import NameInvalid, TagInvalid
@@ -39,6 +40,18 @@ def check_name(name: str) -> str:
 def is_component(text: str) -> bool:
     """Tell whether `text` can stand between the slashes of a repository name."""
     return text not in RESERVED and _ONE.fullmatch(text) is not None
+
+
+def lies_in(name: str, prefix: str) -> bool:
+    """Tell whether a name is a prefix or nested in it, by whole components; everything lies in the prefix ""."""
+    return not prefix or f"{name}/".startswith(f"{prefix}/")
+
+
+def longest_prefix(name: str, prefixes: Container[str]) -> str:
+    """Return the longest of the prefixes that the name lies in, or "" if there is none."""
+    while name and name not in prefixes:
+        name = name.rpartition("/")[0]
+    return name
 
 
 def is_tag(text: str) -> bool:

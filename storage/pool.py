@@ -26,6 +26,13 @@ class Pool:
         """Tell whether there is a copy."""
         return os.path.exists(self._layout.pooled(digest))
 
+    def size(self, digest: Digest) -> int | None:
+        """Return the size of the copy, or None if there is none."""
+        try:
+            return os.stat(self._layout.pooled(digest)).st_size
+        except FileNotFoundError:
+            return None
+
     def take(self, digest: Digest, target: str, size: int | None = None) -> bool:
         """Link the pool's copy to `target`, if there is one (of that size); tell whether it is there now.
 

@@ -80,6 +80,16 @@ class Uploads:
         except FileNotFoundError:
             raise _unknown(session) from None
 
+    def sizes(self, repository: str) -> dict[str, int]:
+        """Return the sessions under way, and how many bytes each holds."""
+        found = {}
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self._layout.uploads(repository)) as entries:
+            for entry in entries:
+                if _SESSION.fullmatch(entry.name):
+                    with suppress(FileNotFoundError):
+                        found[entry.name] = entry.stat().st_size
+        return found
+
     def append(self, repository: str, session: str, body: Source, start: int | None) -> int:
         """Append the body; return the new size. The digest of an upload that came whole is noted."""
         with self.open(repository, session) as upload:
