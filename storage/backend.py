@@ -116,6 +116,13 @@ class Backend(Protocol):
     def delete_blob(self, repository: str, digest: Digest) -> None:
         """Remove a blob from the repository; raise BlobUnknown."""
 
+    def adopt_file(self, repository: str, digest: Digest, descriptor: int, body: Source) -> bool:
+        """Make an open file, which `body` reads, a blob without copying it; durable once an index is swapped in.
+
+        Tells whether that could be done: what lies elsewhere, or others may write to, has to be pushed. Raises
+        DigestMismatch, and what `body` raises.
+        """
+
     # what there is: for quotas
 
     def contents(self, repository: str) -> Mapping[Digest, int]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 #: What keeps a directory from being synced: it may not be read, or its file system has no sync.
 _CANNOT_SYNC = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL, errno.EROFS})
@@ -51,6 +52,14 @@ class Durable:
         """Give the file one more name; raise FileExistsError if it is taken. Durable with the next `sync_directory`."""
         os.link(source, target, follow_symlinks=False)
 
+    def link_open(self, descriptor: int, target: str) -> None:
+        """Give the very file that is open one more name, whatever has happened to the names it had; as `link` does."""
+        directory = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.link(str(descriptor), target, src_dir_fd=directory, follow_symlinks=True)
+        finally:
+            os.close(directory)
+
     def make_directory(self, path: str, mode: int = 0o777) -> None:
         """Make sure that the directory is there, and that its name and its parents' names are on the disk.
 
@@ -87,7 +96,7 @@ def write_new(durable: Durable, path: str, data: bytes) -> None:
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
-        _write_all(descriptor, data)
+        write_all(descriptor, data)
         durable.sync_file(descriptor)
         durable.sync_directory(os.path.dirname(path))
     except BaseException:
@@ -108,14 +117,24 @@ def replace_file(path: str, data: bytes) -> None:
     mode, and where that is allowed its owner, to the new one. A symbolic link stays one.
     """
     path = os.path.realpath(path)
-    directory = os.path.dirname(path)
-    make_private_directory(directory)
+    make_private_directory(os.path.dirname(path))
+    with replacing(path) as descriptor:
+        write_all(descriptor, data)
+
+
+@contextmanager
+def replacing(path: str) -> Iterator[int]:
+    """Open a new file beside `path` that takes its place, durably, when the block ends, or goes if it raises.
+
+    The directory must be there; what is said of modes and links is as for `replace_file`.
+    """
+    path = os.path.realpath(path)
     temporary = f"{path}.tmp-{secrets.token_hex(8)}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with suppress(FileNotFoundError):
             _resemble(descriptor, os.stat(path))
-        _write_all(descriptor, data)
+        yield descriptor
         os.fsync(descriptor)
         os.rename(temporary, path)
     except BaseException:
@@ -123,7 +142,7 @@ def replace_file(path: str, data: bytes) -> None:
         raise
     finally:
         os.close(descriptor)
-    _ANYWHERE.sync_directory(directory)
+    _ANYWHERE.sync_directory(os.path.dirname(path))
 
 
 def make_private_directory(path: str) -> None:
@@ -131,7 +150,8 @@ def make_private_directory(path: str) -> None:
     _ANYWHERE.make_directory(path, 0o700)
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of it where the open file stands."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]

@@ -15,7 +15,7 @@ from storage import locks
 from storage.backend import Binned, Redirect, Source, Stream, Version
 from storage.bin import Bin
 from storage.cache import Cache
-from storage.digest import ALGORITHMS, Digest, is_digest
+from storage.digest import ALGORITHMS, Digest, is_digest, new_hasher
 from storage.durable import Durable
 from storage.errors import BlobUnknown, DigestMismatch, IndexChanged, RepositoryUnknown
 from storage.layout import BIN, BLOBS, INDEX, TEMPORARY, UPLOADS, Layout
@@ -286,6 +286,37 @@ class LocalBackend:
             self._durable.sync_directory(os.path.dirname(path))
             self._count("blobs_mounted", 1)
         return found
+
+    def adopt_file(self, repository: str, digest: Digest, descriptor: int, body: Source) -> bool:
+        """Link a file of this file system to which nobody can write but its owner, whom we act as."""
+        target = self._layout.blob(repository, digest)
+        self._durable.make_directory(os.path.dirname(target))
+        before = os.fstat(descriptor)
+        if not _is_ours(before) or before.st_dev != os.stat(os.path.dirname(target)).st_dev:
+            return False
+        actual = _digest_of(body, digest.algorithm)
+        after = os.fstat(descriptor)
+        if actual != digest or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise DigestMismatch("the content is not what the digest says", digest=digest, actual=actual)
+        if self._has(target, after.st_size) or self._take_from_pool(digest, target, after.st_size):
+            return True
+        return self._link_open(digest, target, descriptor, after.st_size)
+
+    def _link_open(self, digest: Digest, target: str, descriptor: int, size: int) -> bool:
+        self._durable.sync_file(descriptor)
+        try:
+            self._durable.link_open(descriptor, target)
+        except FileExistsError:  # another request has just put it there
+            return True
+        except OSError as error:
+            if error.errno not in CANNOT_LINK:
+                raise
+            return False
+        if self._dedupe:
+            self._pool.offer(target, digest)
+        self._count("blobs_stored", 1)
+        self._count("bytes_stored", size)
+        return True
 
     def list_blobs(self, repository: str) -> Iterator[Digest]:
         """List the directories of the supported algorithms."""
@@ -568,6 +599,18 @@ def _directories(path: str) -> list[str]:
 
 def _stamp(status: os.stat_result) -> _Stamp:
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    """Tell whether a file can be read by whom we act as, who owns it, and be written to by nobody else."""
+    return status.st_uid == os.geteuid() and status.st_mode & 0o422 == 0o400  # noqa: PLR2004
+
+
+def _digest_of(body: Source, algorithm: str) -> Digest:
+    hasher = new_hasher(algorithm)
+    while chunk := body.read(_COPY):
+        hasher.update(chunk)
+    return Digest(f"{algorithm}:{hasher.hexdigest()}")
 
 
 def _raise_mtime(descriptor: int, floor: int) -> None:
