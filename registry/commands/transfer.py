@@ -24,7 +24,7 @@ from registry.commands.common import (
     refuse,
 )
 from registry.commands.ownership import acting_as_owner
-from registry.commands.progress import Advance, progress
+from registry.commands.progress import progress
 from registry.config import Config
 from registry.stores import build_controller
 from storage.controller import StoreController
@@ -75,8 +75,8 @@ def import_(  # noqa: PLR0913
         found = detect(source)
         _check_elsewhere(config, source)
         repositories = plan(found, target)
-        with progress("MiB read") as advance:
-            importer.tell = _in_mebibytes(advance)
+        with progress("bytes read") as advance:
+            importer.tell = advance
             for repository in repositories:
                 for outcome in _import(controller, importer, repository):
                     _tell(outcome, dry_run, as_json)
@@ -127,19 +127,6 @@ def _acting(config: Config, controller: StoreController) -> Callable[[str], Abst
         return acting_as_owner(Layout(config.stores[controller.prefix(repository)].root_directory).private)
 
     return act
-
-
-def _in_mebibytes(advance: Advance) -> Callable[[int, str], None]:
-    """Return what counts bytes, and shows mebibytes."""
-    left = 0
-
-    def tell(size: int, name: str) -> None:
-        nonlocal left
-        left += size
-        advance(left >> 20, name)
-        left &= (1 << 20) - 1
-
-    return tell
 
 
 def _import(controller: StoreController, importer: Importer, repository: Repository) -> Iterator[Outcome]:
@@ -212,8 +199,8 @@ def export(*, image: str, path: str | None, output: str | None, platform: str | 
         with _output(output) as out, _acting(config, controller)(name):
             sparse = config.server.sparse_indexes
             found = gather(controller.store(name), name, reference, wanted, sparse=sparse)
-            with progress("MiB written", found.size >> 20) as advance:
-                write(found, out, _in_mebibytes(advance))
+            with progress("bytes written", found.size) as advance:
+                write(found, out, advance)
     except (Missing, Damaged, IndexDamaged) as error:
         click.echo(f"{image} is not exported: {error.message}", err=True)
         raise click.exceptions.Exit(FAILED) from None
