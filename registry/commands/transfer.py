@@ -150,9 +150,12 @@ def _tell(outcome: Outcome, dry_run: bool, as_json: bool) -> None:
         return
     failed = outcome.action == "failed"
     verb = {"failed": "not imported", "imported": "would be imported" if dry_run else "imported"}
-    names = ", ".join(outcome.tags) or "no tag"
-    what = f"{outcome.repository}: {verb.get(outcome.action, outcome.action)}: {names} ({outcome.digest})"
-    click.echo(f"{what}{f': {outcome.reason}' if outcome.reason else ''}", err=failed)
+    what = f"{', '.join(outcome.tags)} ({outcome.digest})" if outcome.tags else outcome.digest
+    names = {*outcome.tags, *(f"{outcome.repository}:{tag}" for tag in outcome.tags)}
+    others = [name for name in outcome.called if name not in names]
+    was = f", which was {', '.join(others)}" if others else ""
+    why = f": {outcome.reason}" if outcome.reason else ""
+    click.echo(f"{outcome.repository}: {verb.get(outcome.action, outcome.action)}: {what}{was}{why}", err=failed)
 
 
 def _finish(config: Config, source: str, kind: str, importer: Importer, as_json: bool) -> None:

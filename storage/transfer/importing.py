@@ -48,13 +48,17 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of an image: `action` is imported, unchanged, kept or failed."""
+    """What became of an image: `action` is imported, unchanged, kept or failed.
+
+    `digest` is some other name where there is none; `called` is how the source names it.
+    """
 
     repository: str
     tags: tuple[str, ...]
     digest: str
     action: str
     reason: str = ""
+    called: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -103,7 +107,7 @@ class Importer:
 
     def _outcome(self, repository: str, root: Root, action: str, reason: str = "") -> Outcome:
         self.totals.count(action)
-        return Outcome(repository, root.tags, root.digest, action, reason)
+        return Outcome(repository, root.tags, root.digest, action, reason, root.called)
 
     # manifests
 

@@ -72,7 +72,9 @@ class TestDocker:
         docker("load", "-i", archive)
         assert docker("inspect", "--format", "{{.Architecture}}", name).strip() == "amd64"
 
-    def test_docker_images_go_out_and_come_back(self, docker: Client, target: Target, moved: Target, home: Path) -> None:
+    def test_docker_images_go_out_and_come_back(
+        self, docker: Client, target: Target, moved: Target, home: Path
+    ) -> None:
         identity = _made(docker, target.image())
         docker("push", target.image())
         pierhead(target.server, "export", target.repository, "-o", home / "exported.tar")
