@@ -95,7 +95,7 @@ def _target(name: str | None) -> Target:
         check_names([repository])
     elif name:
         refuse(f"{name!r} names no repository")
-    return Target(repository or None, tag and _tag(tag))
+    return Target(repository or None, None if tag is None else _tag(tag))
 
 
 def _split(name: str) -> tuple[str, str | None]:
@@ -155,7 +155,8 @@ def _tell(outcome: Outcome, dry_run: bool, as_json: bool) -> None:
     others = [name for name in outcome.called if name not in names]
     was = f", which was {', '.join(others)}" if others else ""
     why = f": {outcome.reason}" if outcome.reason else ""
-    click.echo(f"{outcome.repository}: {verb.get(outcome.action, outcome.action)}: {what}{was}{why}", err=failed)
+    where = f"{outcome.repository}: " if outcome.repository else ""
+    click.echo(f"{where}{verb.get(outcome.action, outcome.action)}: {what}{was}{why}", err=failed)
 
 
 def _finish(config: Config, source: str, kind: str, importer: Importer, as_json: bool) -> None:
@@ -222,7 +223,7 @@ def _reference(image: str) -> tuple[str, str | None]:
         refuse("give either a tag or a digest")
     check_names([repository])
     if not sign:
-        return repository, tag if tag is None else _tag(tag)
+        return repository, None if tag is None else _tag(tag)
     try:
         return repository, parse_digest(digest)
     except DigestInvalid as error:

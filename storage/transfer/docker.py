@@ -146,7 +146,7 @@ def _digest_of_compressed(files: Files, path: str, diff_id: Digest) -> Digest:
                         chunk, decompressor = decompressor.unused_data, zlib.decompressobj(wbits=31)
         except zlib.error as error:
             raise Damaged(f"layer {path} is damaged: {error}") from None
-    if inner.hexdigest() != diff_id.encoded:
+    if not decompressor.eof or inner.hexdigest() != diff_id.encoded:
         raise Damaged(f"layer {path} is damaged: its content is not {diff_id}")
     return Digest(f"sha256:{outer.hexdigest()}")
 

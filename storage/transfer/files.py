@@ -114,12 +114,11 @@ class Directory:
             raise Missing(f"{path} is missing") from None
         except OSError as error:
             raise SourceError(f"{path} cannot be read: {error.strerror}") from None
-        file = io.FileIO(descriptor)
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            file.close()
+            os.close(descriptor)
             raise SourceError(f"{path} is no file")
-        return File(path, file, 0, status.st_size, descriptor)
+        return File(path, io.FileIO(descriptor), 0, status.st_size, descriptor)
 
     def has(self, name: str) -> bool:
         """Tell whether there is a file, or a directory, of this name."""

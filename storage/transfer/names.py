@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from storage.errors import NameInvalid
@@ -11,6 +12,8 @@ from storage.transfer.errors import SourceError
 #: How tools call Docker's own registry, whose images without a namespace lie under `library`.
 _DOCKER_HUB = frozenset({"", "docker.io", "index.docker.io", "registry-1.docker.io"})
 _LIBRARY = "library/"
+#: What stands before the first slash is a registry if it has a dot or a port, or is this machine.
+_REGISTRY = re.compile(r"localhost|[a-zA-Z0-9-]+(?:\.[a-zA-Z0-9-]+)+|[a-zA-Z0-9.-]+:[0-9]+|\[[0-9a-f:]+\](?::[0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ def parse_name(text: str) -> Name:
 
 def _without_registry(name: str, text: str) -> str:
     first, slash, rest = name.partition("/")
-    registry = first if slash and ("." in first or ":" in first or first == "localhost") else ""
+    registry = first if slash and _REGISTRY.fullmatch(first) else ""
     path = rest if registry else name
     if registry in _DOCKER_HUB:
         path = path.removeprefix(_LIBRARY)
