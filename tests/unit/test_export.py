@@ -166,6 +166,8 @@ def test_a_whole_repository_moves(registry: Exporting) -> None:
     assert tags[f"{NAME}:multi"].endswith(children[1].content["config"]["digest"][7:]), "linux/amd64, for docker"
     registry.bring(registry.directory / "exported.tar", "moved")
     moved, stayed = (json.loads(registry.store.backend.read_index(name)[0])["manifests"] for name in ("moved", NAME))
+    for entry in (*moved, *stayed):
+        del entry["pushed"]
     assert sorted(map(json.dumps, moved)) == sorted(map(json.dumps, stayed))
     registry.is_whole("moved")
 
