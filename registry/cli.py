@@ -10,6 +10,7 @@ from registry.commands.common import load_config
 from registry.commands.garbage import gc, history, purge, restore
 from registry.commands.keys import key
 from registry.commands.retention import retention
+from registry.commands.scrub import scrub
 from registry.commands.tokens import token
 from registry.commands.transfer import export, import_
 from registry.commands.users import user
@@ -54,7 +55,7 @@ def main() -> None:
     """Run Pierhead, an OCI registry."""
 
 
-COMMANDS = (serve, verify, user, key, token, authz, gc, history, restore, purge, retention, import_, export)
+COMMANDS = (serve, verify, user, key, token, authz, gc, history, restore, purge, retention, scrub, import_, export)
 
 for _command in COMMANDS:
     main.add_command(_command)

@@ -55,6 +55,7 @@ _MAX_WORKERS = 1024
 _MAX_THREADS = 65536
 _MAX_COUNT = 1_000_000
 _MAX_REPOSITORIES = 2**31 - 1
+_SCRUB_SPEED = 20e6
 _LONGEST_MEMORY = 60.0  # seconds that a verified password is remembered
 
 
@@ -161,6 +162,27 @@ class ServerConfig:
     sparse_indexes: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class ScrubConfig:
+    """Describe the check of all contents on schedule: `interval` in seconds, `speed` in bytes a second (0: any)."""
+
+    interval: float
+    enable: bool = True
+    speed: float = _SCRUB_SPEED
+
+
+@dataclass(frozen=True, slots=True)
+class ExtensionsConfig:
+    """Describe what a registry need not do."""
+
+    scrub: ScrubConfig | None = None
+
+    @property
+    def scrub_speed(self) -> float:
+        """How many bytes a scrub reads in a second, unless it is told otherwise."""
+        return self.scrub.speed if self.scrub else _SCRUB_SPEED
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Hold a whole valid configuration."""
@@ -169,6 +191,7 @@ class Config:
     http: HTTPConfig = field(default_factory=HTTPConfig)
     log: LogConfig = LogConfig()
     server: ServerConfig = field(default_factory=ServerConfig)
+    extensions: ExtensionsConfig = ExtensionsConfig()
     dist_spec_version: str = DIST_SPEC_VERSION
     source: str | None = field(default=None, compare=False)  #: the file that all this was read from
 
@@ -386,6 +409,30 @@ class ServerSection(Section):
     sparse_indexes = ValueField(values.boolean)
 
 
+class ScrubSection(Section):
+    """Load `extensions.scrub`."""
+
+    makes = ScrubConfig
+    enable = ValueField(values.boolean)
+    interval = ValueField(values.positive_duration, required=True)
+    speed = ValueField(values.speed)
+
+
+class ExtensionsSection(Section):
+    """Load `extensions`."""
+
+    makes = ExtensionsConfig
+    scrub = SectionField(ScrubSection)
+    search = NotBuilt()
+    metrics = NotBuilt()
+    lint = NotBuilt()
+    sync = NotBuilt()
+    ui = NotBuilt()
+    mgmt = NotBuilt()
+    trust = NotBuilt()
+    events = NotBuilt()
+
+
 class ConfigSection(Section):
     """Load the whole configuration."""
 
@@ -395,7 +442,7 @@ class ConfigSection(Section):
     http = SectionField(HTTPSection)
     log = SectionField(LogSection)
     server = SectionField(ServerSection)
-    extensions = NotBuilt()
+    extensions = SectionField(ExtensionsSection)
     scheduler = NotBuilt()
     cluster = NotBuilt()
 

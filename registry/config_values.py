@@ -72,6 +72,11 @@ def size(value: object) -> int:
     return found
 
 
+def speed(value: object) -> float:
+    """Turn a size, which is read in a second, into bytes; "0" is no limit."""
+    return 0.0 if value in ("0", 0) and not isinstance(value, bool) else float(size(value))
+
+
 def boolean(value: object) -> bool:
     """Take true or false, and no word or number that could mean it."""
     if not isinstance(value, bool):

@@ -34,6 +34,7 @@ COUNTERS = (
     "blobs_mounted",
     "blobs_deleted",
     "bytes_deleted",
+    "blobs_quarantined",
 )
 _NUMBER = {name: number for number, name in enumerate(COUNTERS)}
 _VALUES = struct.Struct(f"<{len(COUNTERS)}q")

@@ -28,6 +28,7 @@ from registry.collecting import collect_on_schedule
 from registry.config import Config, load_from_environment
 from registry.connection import Connection, Request, Response, TLSConnection
 from registry.errors import error_body
+from registry.scrubbing import scrub_on_schedule
 from registry.stream import Stream
 from registry.tls import Contexts, contexts_of
 from registry.tls_stream import HandshakeFailed
@@ -128,6 +129,7 @@ class Worker(ThreadWorker):
         """Begin to count among the workers, in the worker's own process."""
         self.balance.set(self.age, 0)
         collect_on_schedule(self.config)
+        scrub_on_schedule(self.config)
         super().init_process()
 
     def get_thread_pool(self) -> Threads:

@@ -17,6 +17,10 @@ from storage.digest import Digest
 Version: TypeAlias = Hashable
 
 
+#: Copies of a blob with equal identities are one: what is true of the content of one is true of the other's.
+Identity: TypeAlias = Hashable
+
+
 class Source(Protocol):
     """Where the bytes of an upload come from, such as a request's body."""
 
@@ -165,6 +169,27 @@ class Backend(Protocol):
 
     def sweep_pool(self) -> Iterator[tuple[Digest, int]]:
         """Remove what is kept for sharing and no repository has; yield digests and sizes. Needs no lock."""
+
+    # what is damaged
+
+    def identity(self, repository: str, digest: Digest) -> tuple[Identity, bool]:
+        """Identify a repository's copy of a blob, and tell whether others may share it; raise BlobUnknown."""
+
+    def quarantine(self, repository: str, digest: Digest, identity: Identity) -> bool:
+        """Take a damaged copy out of the repository, and out of what is shared; tell whether it was there.
+
+        Durable on return. The caller holds the repository's lock. Whoever pushes the blob, to any repository, gives it
+        back to all that lost it so.
+        """
+
+    def quarantined(self) -> Iterator[tuple[Digest, str]]:
+        """Yield the blobs in quarantine with the repositories that had them."""
+
+    def drop_quarantined(self, repository: str, digest: Digest) -> None:
+        """Forget that a repository had a blob which was damaged."""
+
+    def heal(self, repository: str, digest: Digest) -> list[str]:
+        """Give a repository's copy, which is known to be good, to all that lost theirs to quarantine; name them."""
 
     # when things happened
 

@@ -16,6 +16,7 @@
     indexes/<repository, / as %>            the last good index.json, should the real one be damaged
     pulls/<repository, / as %>/<digest>     an empty file whose time is when the manifest was last pulled
     pulls/.since                            likewise, from when on that is known
+    quarantine/<digest>/<repository, / as %>    a blob whose content was found damaged
     metrics/<n>                             counters, a file for each worker
     auth/                                   API keys and the keys that sign tokens: for nobody but the registry
     limits/                                 who asked how often: tables that all workers share
@@ -24,6 +25,7 @@
     quotas/pushes/<uuid>                    what a push under way may come to: locked by the process that serves it
     gc/lock                                 held by the worker that collects on schedule
     gc/state                                when that ended, and where a run that ran out of time goes on
+    scrub/lock, scrub/state                 likewise of the worker that checks all contents
     gc/journal                              what was collected, when and why; gc/journal.1 is the older part
 """
 
@@ -135,6 +137,24 @@ class Layout:
         """The file whose time is from when on pulls are known."""
         return f"{self.private}/pulls/.since"
 
+    def quarantine(self, digest: Digest) -> str:
+        """Return the directory of the damaged copies of a blob."""
+        return f"{self.quarantines}/{digest.replace(':', '-')}"
+
+    def quarantined(self, digest: Digest, name: str) -> str:
+        """Return the path of what was a repository's copy of a blob."""
+        return f"{self.quarantine(digest)}/{_flat(name)}"
+
+    @property
+    def quarantines(self) -> str:
+        """The directory of all damaged blobs."""
+        return f"{self.private}/quarantine"
+
+    @property
+    def scrub(self) -> str:
+        """The directory of the scrub's lock and state."""
+        return f"{self.private}/scrub"
+
     @property
     def gc(self) -> str:
         """The directory of the collection's lock, state and journal."""
@@ -159,6 +179,11 @@ class Layout:
     def limits(self) -> str:
         """The directory of the tables that bound rates and guesses."""
         return f"{self.private}/limits"
+
+
+def named(flat: str) -> str:
+    """Return the repository whose name is written with % for /."""
+    return flat.replace("%", "/")
 
 
 def _flat(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import os
 import time
 from bisect import bisect_right
@@ -12,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TypeAlias, TypeVar
 
 from storage import locks
-from storage.backend import Binned, Redirect, Source, Stream, Version
+from storage.backend import Binned, Identity, Redirect, Source, Stream, Version
 from storage.bin import Bin
 from storage.cache import Cache
 from storage.digest import ALGORITHMS, Digest, is_digest, new_hasher
@@ -22,8 +23,12 @@ from storage.layout import BIN, BLOBS, INDEX, TEMPORARY, UPLOADS, Layout
 from storage.names import is_component
 from storage.pool import CANNOT_LINK, Pool
 from storage.pulls import Pulls
+from storage.quarantine import Quarantine, identity_of
 from storage.uploads import Uploads
 
+log = logging.getLogger(__name__)
+
+_OWN_LINKS = 2  #: of a blob that no other repository shares: in the repository and in the pool
 _LISTINGS = 100_000  #: directory names kept in memory, all together
 _CONTENTS = 200_000  #: sizes of blobs kept in memory, all together
 _SETTLED = 2_000_000_000  #: nanoseconds after which a time stamp is not given out again
@@ -74,6 +79,7 @@ class LocalBackend:
         self._pool = Pool(self._layout, self._durable)
         self._bin = Bin(self._layout, self._durable)
         self._pulls = Pulls(self._layout)
+        self._quarantine = Quarantine(self._layout, self._durable)
         self._dedupe = dedupe
         self._listings: Cache[str, tuple[_Stamp, list[str]]] = Cache(_LISTINGS)
         self._contents: Cache[str, tuple[tuple[_Stamp | None, ...], Mapping[Digest, int]]] = Cache(_CONTENTS)
@@ -252,7 +258,7 @@ class LocalBackend:
         """Write a small blob beside the others, then give it its name."""
         target = self._layout.blob(repository, digest)
         self._durable.make_directory(os.path.dirname(target))
-        if self._has(target, len(data)):
+        if not self._quarantine.repositories(digest) and self._has(target, len(data)):
             return
         with self._temporary(repository) as (temporary, descriptor):
             _write_all(descriptor, data)
@@ -300,7 +306,10 @@ class LocalBackend:
             raise DigestMismatch("the content is not what the digest says", digest=digest, actual=actual)
         if self._has(target, after.st_size) or self._take_from_pool(digest, target, after.st_size):
             return True
-        return self._link_open(digest, target, descriptor, after.st_size)
+        linked = self._link_open(digest, target, descriptor, after.st_size)
+        if linked:
+            self.heal(repository, digest)
+        return linked
 
     def _link_open(self, digest: Digest, target: str, descriptor: int, size: int) -> bool:
         self._durable.sync_file(descriptor)
@@ -438,6 +447,45 @@ class LocalBackend:
         """Remove a note."""
         self._bin.drop_note(repository, name)
 
+    # what is damaged
+
+    def identity(self, repository: str, digest: Digest) -> tuple[Identity, bool]:
+        """Return the inode; its links are the repository's, the pool's, and those of others."""
+        status = self._reach(repository, digest, os.stat)
+        return identity_of(status), status.st_nlink > _OWN_LINKS
+
+    def quarantine(self, repository: str, digest: Digest, identity: Identity) -> bool:
+        """Rename a blob into the quarantine, after the pool's link to it is gone."""
+        self._pool.drop(digest, identity)
+        gone = self._quarantine.put(repository, digest, identity)
+        if gone:
+            self._count("blobs_quarantined", 1)
+        return gone
+
+    def quarantined(self) -> Iterator[tuple[Digest, str]]:
+        """List the quarantine."""
+        return self._quarantine.blobs()
+
+    def drop_quarantined(self, repository: str, digest: Digest) -> None:
+        """Unlink a damaged blob for good."""
+        self._quarantine.drop(repository, digest)
+
+    def heal(self, repository: str, digest: Digest) -> list[str]:
+        """Link a blob into the repositories that lost it, as far as these are still there."""
+        healed = []
+        for name in self._quarantine.repositories(digest):
+            try:
+                if name != repository and self.index_version(name) is not None:
+                    path = self._layout.blob(name, digest)
+                    self._durable.make_directory(os.path.dirname(path))
+                    self._share(self._layout.blob(repository, digest), name, digest)
+                    self._durable.sync_directory(os.path.dirname(path))
+                    healed.append(name)
+                self._quarantine.drop(name, digest)
+            except (OSError, BlobUnknown) as error:  # it stays in quarantine, for the next time
+                log.error("repository %s still lacks %s, which was damaged: %s", name, digest, error)
+        return healed
+
     # when things happened
 
     def written_at(self, repository: str, digest: Digest) -> float:
@@ -498,10 +546,20 @@ class LocalBackend:
     # how a file becomes a blob
 
     def _adopt(self, repository: str, digest: Digest, path: str, descriptor: int) -> None:
-        """Make a complete file the repository's blob, or leave it in favour of an equal one that is there already."""
+        """Make a complete file the repository's blob, or leave it in favour of an equal one that is there already.
+
+        Where a copy of the blob is in quarantine, what is there is not trusted: this one takes its place.
+        """
         size = os.fstat(descriptor).st_size
         target = self._layout.blob(repository, digest)
-        if not self._has(target, size) and not self._take_from_pool(digest, target, size):
+        if self._quarantine.repositories(digest):
+            self._sync_or_drop(path, descriptor)
+            self._pool.drop(digest)
+            self._durable.rename(path, target)
+            if self._dedupe:
+                self._pool.offer(target, digest)
+            self.heal(repository, digest)
+        elif not self._has(target, size) and not self._take_from_pool(digest, target, size):
             self._sync_or_drop(path, descriptor)
             late = self._dedupe and self._pool.offer(path, digest)
             if not late or not self._take_from_pool(digest, target, size):

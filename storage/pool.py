@@ -7,9 +7,11 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 
+from storage.backend import Identity
 from storage.digest import ALGORITHMS, Digest, is_digest
 from storage.durable import Durable
 from storage.layout import Layout
+from storage.quarantine import identity_of
 
 #: What keeps two names from sharing an inode: another file system, too many links, or a file system without links.
 CANNOT_LINK = frozenset({errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP})
@@ -73,6 +75,13 @@ class Pool:
         """Drop the pool's link if it is the last one; who links it meanwhile keeps the content."""
         with suppress(FileNotFoundError):
             _drop_last_link(self._layout.pooled(digest))
+
+    def drop(self, digest: Digest, identity: Identity | None = None) -> None:
+        """Drop the pool's link, be it the last one or not; with an identity, only if it is one of that file."""
+        path = self._layout.pooled(digest)
+        with suppress(FileNotFoundError):
+            if identity in (None, identity_of(os.stat(path))):
+                os.unlink(path)
 
     def sweep(self) -> Iterator[tuple[Digest, int]]:
         """Drop every link that is the last one; yield the digests and sizes of those that went."""

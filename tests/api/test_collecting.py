@@ -9,12 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
-from registry.collecting import State, collect_alone
-from registry.config import Config, StorageConfig
+from registry.schedule import State, do_alone
 from storage import locks
-from storage.layout import Layout
 from tests.support.oci import Remote, digest_of, expect_status, random_bytes
 from tests.support.server import Server, children
 
@@ -63,16 +59,19 @@ def test_each_store_has_its_own_schedule(tmp_path: Path) -> None:
         assert list((tmp_path / "data").rglob(name))
 
 
-def test_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While somebody holds the lock nobody else collects, and what was just done is not done again."""
-    config = Config(storage=StorageConfig(str(tmp_path)))
+def test_one_at_a_time(tmp_path: Path) -> None:
+    """While somebody holds the lock nobody else does the work, and what was just done is not done again."""
+    directory = str(tmp_path)
     runs: list[float] = []
-    monkeypatch.setattr("registry.collecting.Stores.collect", lambda *_: runs.append(time.time()))
-    with locks.exclusive(f"{Layout(str(tmp_path)).gc}/lock"):
-        collect_alone(config, "", config.storage)
+
+    def work() -> None:
+        runs.append(time.time())
+
+    with locks.exclusive(f"{directory}/lock"):
+        do_alone(work, directory, 3600)
     assert not runs
-    collect_alone(config, "", config.storage)
+    do_alone(work, directory, 3600)
     assert len(runs) == 1
-    State(config.storage).save()
-    collect_alone(config, "", config.storage)
+    State(directory).save()
+    do_alone(work, directory, 3600)
     assert len(runs) == 1

@@ -12,8 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from registry.cli import main
-from registry.collecting import State, Stores
+from registry.collecting import Stores
 from registry.config import Config, StorageConfig
+from registry.schedule import State
 from storage.digest import Digest
 from tests.unit.test_gc import HOUR, NAME, Place
 
@@ -77,17 +78,18 @@ def test_gc_goes_on_where_time_ran_out(registry: Registry, monkeypatch: pytest.M
     registry.later(HOUR + 2)
     config = Config(storage=StorageConfig(str(registry.root)))
     stores = Stores(config)
+    state = State(stores.config.stores[""].root_directory + "/.pierhead/gc")
     clock = iter(range(100))
     monkeypatch.setattr("registry.collecting.time.monotonic", lambda: next(clock))
     from storage.gc import Result as Collected  # noqa: PLC0415
 
     first, second = Collected(), Collected()
     stores.collect("", stores.collector(""), first, deadline=1.5)
-    assert (first.finished, first.repositories, State(config.storage).after) == (False, 2, "b")
-    assert State(config.storage).finished == 0
+    assert (first.finished, first.repositories, state.after) == (False, 2, "b")
+    assert state.finished == 0
     stores.collect("", stores.collector(""), second)
-    assert (second.finished, second.repositories, State(config.storage).after) == (True, 1, "")
-    assert State(config.storage).finished > 0
+    assert (second.finished, second.repositories, state.after) == (True, 1, "")
+    assert state.finished > 0
 
 
 def test_one_broken_repository_is_told_and_the_rest_goes_on(registry: Registry) -> None:
