@@ -68,7 +68,8 @@ def describe(finding: Finding) -> str:
         for image in images
     )
     where = "" if finding.problem in ("index", "failed") else f" in {', '.join(finding.images)}"
-    done = ("; it is in quarantine" if finding.quarantined else "") + (
+    moved = finding.quarantined and finding.problem != "missing"
+    done = ("; it is in quarantine" if moved else "") + (
         f"; {', '.join(finding.healed)} has a good copy again" if finding.healed else ""
     )
     detail = f": {finding.detail}" if finding.detail else ""

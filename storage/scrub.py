@@ -71,7 +71,8 @@ class Scrubber:
         self._pace = _Pace(speed)
         self.dry_run = dry_run
         self._tell = tell
-        self._seen: set[Identity] = set()  #: copies that this run has read, if others share them, or are damaged
+        self._good: set[Identity] = set()  #: copies that others share, and that this run has read
+        self._bad: set[Identity] = set()
         self._told: set[Digest] = set()
 
     def scrub(self, repository: str, result: Result) -> None:
@@ -107,15 +108,20 @@ class Scrubber:
             needs, wrong = {}, [Finding("index", repository, f"index.json: {error.message}", {repository: []})]
         yield from wrong
         there: dict[str, int] = {}
+        lost = {digest for digest, _ in self._backend.quarantined()}
         for digest in self._backend.list_blobs(repository):
             result.blobs += 1
             try:
                 there[digest] = self._backend.blob_size(repository, digest)
+                if self._backend.identity(repository, digest)[0] in self._bad:  # that has been told
+                    continue
                 problem = self._check(repository, digest, result)
             except BlobUnknown:  # it was deleted meanwhile
                 continue
             if problem:
                 yield self._treat(repository, digest, problem)
+            elif digest in lost and not self.dry_run:  # somebody has put a good one there
+                self._backend.heal(repository, digest)
         yield from self._unmet(repository, needs, there)
 
     def _unmet(self, repository: str, needs: dict[str, _Need], there: dict[str, int]) -> Iterator[Finding]:
@@ -147,13 +153,13 @@ class Scrubber:
     def _check(self, repository: str, digest: Digest, result: Result) -> str | None:
         """Read a blob, unless this run has read another link of it; return what is wrong with it."""
         identity, shared = self._backend.identity(repository, digest)
-        if identity in self._seen:
+        if identity in self._good:
             return None
         problem = self._read(repository, digest, result)
         if problem:
             problem = self._read(repository, digest, result)  # what comes and goes is no damage of the content
-        if problem or shared:
-            self._seen.add(identity)
+        elif shared:
+            self._good.add(identity)
         return problem
 
     def _read(self, repository: str, digest: Digest, result: Result) -> str | None:
@@ -177,6 +183,7 @@ class Scrubber:
         """Put a damaged blob into quarantine wherever it is, and heal it from where it is good, if it is anywhere."""
         self._told.add(digest)
         identity, _ = self._backend.identity(repository, digest)
+        self._bad.add(identity)
         copies = dict(self._copies(digest))
         damaged = [name for name, copy in copies.items() if copy == identity]
         images = {name: self._images(name, digest) for name in damaged}

@@ -213,6 +213,17 @@ def test_the_quarantine_keeps_only_what_is_needed(disk: Disk) -> None:
     assert disk.quarantine() == set()
 
 
+def test_a_good_file_that_somebody_puts_there_heals_all(disk: Disk) -> None:
+    _, layer = disk.share(NAME, OTHER)
+    disk.damage(layer)
+    disk.scrub()
+    disk.blob(layer, OTHER).write_bytes(b"shared layer")
+    disk.scrub()
+    assert disk.whole(NAME, OTHER)
+    assert disk.scrub() == []
+    assert disk.quarantine() == set()
+
+
 def test_what_is_missing(disk: Disk) -> None:
     _, layer = disk.share(NAME)
     child = disk.image("child")
