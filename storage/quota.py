@@ -365,10 +365,9 @@ def _cost(claim: Claim, sessions: Mapping[str, int], contents: Mapping[Digest, i
 
 def _exceeded(prefix: str, used: int, limit: int, asked: int, open_ended: bool) -> QuotaExceeded:
     where = f"the quota of {prefix}" if prefix else "the quota of this registry"
-    least = "at least " if open_ended else ""
+    more = " or more" if open_ended else ""
     return QuotaExceeded(
-        f"{where} is {show_size(limit)}, of which {show_size(used)} are used: there is no room for another "
-        f"{least}{show_size(asked)}",
+        f"{where} is {show_size(limit)}, of which {show_size(used)} are used: this push needs {show_size(asked)}{more}",
         prefix=prefix or "/",
         used=used,
         limit=limit,

@@ -42,7 +42,7 @@ class Body:
 print("ready", flush=True)
 """
 
-#: For each line "<round>": push 600 bytes that nobody else has; then, where that worked, wait for a line and delete them.
+#: For each line with a number: push 600 bytes that nobody else has; delete them, if they went in, at the next line.
 _PUSH = (
     _START
     + """

@@ -100,7 +100,7 @@ def test_what_fits_exactly_is_stored_and_a_byte_more_is_not(make: Make) -> None:
         registry.push("b", b"z")
     assert caught.value.detail == {"prefix": "/", "used": 100, "limit": 100, "asked": 1}
     assert caught.value.message == (
-        "the quota of this registry is 100 B, of which 100 B are used: there is no room for another at least 1 B"
+        "the quota of this registry is 100 B, of which 100 B are used: this push needs 1 B or more"
     )
     assert len(registry.files()) == 2
 
@@ -108,7 +108,7 @@ def test_what_fits_exactly_is_stored_and_a_byte_more_is_not(make: Make) -> None:
 def test_a_declared_length_is_refused_before_anything_is_read(make: Make) -> None:
     registry = make({"team": 10})
     body = Sized(b"x" * 11)
-    with pytest.raises(QuotaExceeded, match="quota of team is 10 B, of which 0 B are used: .* for another 11 B"):
+    with pytest.raises(QuotaExceeded, match=r"quota of team is 10 B, of which 0 B are used: .* needs 11 B$"):
         registry.push("team/app", b"x" * 11, body)
     assert body.read_calls == 0
     assert registry.files() == []
@@ -126,7 +126,7 @@ def test_a_body_that_brings_more_than_it_declared_is_metered_too(make: Make) -> 
 def test_a_stream_is_refused_as_soon_as_it_passes_the_limit(make: Make) -> None:
     registry = make({"": 6 * MIB})
     body = io.BytesIO(b"x" * 20 * MIB)
-    with pytest.raises(QuotaExceeded, match="at least"):
+    with pytest.raises(QuotaExceeded, match="or more"):
         registry.push("a", b"other", body)
     assert body.tell() <= 8 * MIB
     assert registry.files() == []
@@ -199,10 +199,10 @@ def test_prefixes_are_whole_components_and_every_one_counts(make: Make) -> None:
     registry = make({"team": 10, "team/app": 5})
     registry.push("teamwork", b"x" * 50)
     registry.push("team/app-b", b"y" * 4)
-    with pytest.raises(QuotaExceeded, match="quota of team/app is"):
+    with pytest.raises(QuotaExceeded, match=r"quota of team/app is"):
         registry.push("team/app/sub", b"z" * 6)
     registry.push("team", b"z" * 3)
-    with pytest.raises(QuotaExceeded, match="quota of team is"):
+    with pytest.raises(QuotaExceeded, match=r"quota of team is"):
         registry.push("team/app", b"!" * 5)
     registry.push("team", b"?" * 3)
     assert [(usage.prefix, usage.used, usage.limit) for usage in registry.quotas.usages()] == [
@@ -229,7 +229,7 @@ def test_a_mount_counts_only_where_the_prefix_lacks_the_blob(make: Make, named: 
     digest = registry.push("a", b"x" * 10)
     assert registry.controller.mount("a/more", digest, "a" if named else None)
     assert registry.controller.mount("free", digest, "a" if named else None)
-    with pytest.raises(QuotaExceeded, match="quota of b is 5 B, of which 0 B are used: .* another 10 B"):
+    with pytest.raises(QuotaExceeded, match=r"quota of b is 5 B, of which 0 B are used: .* needs 10 B$"):
         registry.controller.mount("b", digest, "a" if named else None)
     assert not (registry.root / "b").exists()
     assert not registry.controller.mount("b", Digest.of(b"none"), "a" if named else None)

@@ -1,4 +1,4 @@
-"""Whatever is done to a store, what a quota says is used is what a walk over the disk finds, and never passes the limit."""
+"""Whatever is done to a store, what a quota finds used is what a walk over the disk does, and within the limit."""
 
 from __future__ import annotations
 
