@@ -7,6 +7,7 @@ from registry import server
 from registry.auth.build import build_gate
 from registry.commands.authz import authz
 from registry.commands.common import load_config
+from registry.commands.disk import du
 from registry.commands.garbage import gc, history, purge, restore
 from registry.commands.keys import key
 from registry.commands.retention import retention
@@ -55,7 +56,7 @@ def main() -> None:
     """Run Pierhead, an OCI registry."""
 
 
-COMMANDS = (serve, verify, user, key, token, authz, gc, history, restore, purge, retention, scrub, import_, export)
+COMMANDS = (serve, verify, user, key, token, authz, gc, history, restore, purge, retention, scrub, import_, export, du)
 
 for _command in COMMANDS:
     main.add_command(_command)

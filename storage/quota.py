@@ -169,13 +169,16 @@ class Quotas:
         most = self._max_repositories
         if most is None or self._exists(repository):
             return
-        count = sum(1 for _ in islice(self._repositories(), most))
-        if count >= most:
+        if self.count(most) >= most:
             raise QuotaExceeded(
                 f"this registry may have {most} repositories, and has them: {repository} would be one more",
                 repositories=most,
                 limit=most,
             )
+
+    def count(self, most: int | None = None) -> int:
+        """Return how many repositories there are, or `most` if there are more."""
+        return sum(1 for _ in islice(self._repositories(), most))
 
     def _exists(self, repository: str) -> bool:
         backend = self._stores[longest_prefix(repository, self._stores)]
