@@ -340,9 +340,14 @@ def test_a_repository_without_quota_asks_nothing(make: Make) -> None:
 
 def test_a_grant_looks_again_only_where_that_may_matter(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = make({"": 20 * MIB})
-    looks = []
+    looks: list[str] = []
     contents = LocalBackend.contents
-    monkeypatch.setattr(LocalBackend, "contents", lambda *args: looks.append(args) or contents(*args))
+
+    def look(backend: LocalBackend, name: str) -> Mapping[Digest, int]:
+        looks.append(name)
+        return contents(backend, name)
+
+    monkeypatch.setattr(LocalBackend, "contents", look)
     registry.push("a", b"1")
     registry.push("a", b"2")
     make({"": 20 * MIB}).push("a", b"3")
