@@ -8,6 +8,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from storage.gc import Collector, Result
+from storage.transfer.files import Directory
+from storage.transfer.importing import Importer
+from storage.transfer.sources import OciLayout
+from tests.clients.support.images import Layout
 from tests.durability.inprocess import Client, Registry
 from tests.durability.ledger import BLOB, LOST, MANIFEST, TAG
 from tests.support.oci import OCI_CONFIG, REF_NAME, digest_of, expect_status, image, index, random_bytes
@@ -226,6 +230,38 @@ def _collector(registry: Registry) -> Collector:
     return Collector(backend, delay=0, undo=3600)
 
 
+def import_by_copies(registry: Registry) -> Write:
+    return _import(registry, copy=True)
+
+
+def import_by_links(registry: Registry) -> Write:
+    """The files of the source were never synced."""
+    return _import(registry, copy=False)
+
+
+def _import(registry: Registry, *, copy: bool) -> Write:
+    """Import an index over two images from an image layout that lies elsewhere."""
+    layout = Layout(registry.disk.anchor.parent / "source")
+    manifest = layout.tag("1", layout.multi_arch("amd64", "arm64"))
+    [repository] = OciLayout(Directory(str(layout.root))).repositories()
+    [root] = repository.roots
+    store = registry.process().extensions["pierhead"].controller.store("app")
+    client = registry.client("app")
+
+    def write() -> None:
+        registry.ledger.doubt(TAG, "app", "1")
+        try:
+            outcome = Importer(copy=copy).run(store, "app", repository.content, root)
+        except OSError as error:
+            raise AssertionError(f"status 500: {error}") from error
+        assert outcome.action in ("imported", "unchanged"), f"status 500: {outcome.reason}"
+        client.promised(TAG, "1", manifest.body)
+        for digest in layout.digests():
+            client.promised(BLOB, digest, (layout.root / "blobs" / digest.replace(":", "/")).read_bytes())
+
+    return write
+
+
 def manifest_deleted(registry: Registry) -> Write:
     client = registry.client("app")
     client.push_image("kept")
@@ -349,6 +385,7 @@ SINGLE: list[Operation] = [
     tag_deleted,
     tag_deleted_to_be_restored,
     blob_set_aside_and_needed,
+    import_by_copies,
     manifest_deleted,
     blob_deleted,
     last_blob_deleted,
@@ -361,6 +398,7 @@ JOINT: list[Operation] = [
     index_that_was_not_synced,
     blob_that_was_not_synced,
     mount_of_a_blob_that_was_not_synced,
+    import_by_links,
     two_processes,
     concurrent_writers,
 ]
