@@ -75,11 +75,11 @@ def import_(  # noqa: PLR0913
         found = detect(source)
         _check_elsewhere(config, source)
         repositories = plan(found, target)
-        with progress("bytes read") as advance:
+        with _telling(dry_run, as_json) as tell, progress("bytes read") as advance:
             importer.tell = advance
             for repository in repositories:
                 for outcome in _import(controller, importer, repository):
-                    _tell(outcome, dry_run, as_json)
+                    tell(outcome)
     except SourceError as error:
         refuse(f"{source}: {error.message}")
     except OSError as error:
@@ -142,6 +142,20 @@ def _import(controller: StoreController, importer: Importer, repository: Reposit
         return
     for root in repository.roots:
         yield importer.run(controller.store(name), name, repository.content, root)
+
+
+@contextmanager
+def _telling(dry_run: bool, as_json: bool) -> Iterator[Callable[[Outcome], None]]:
+    """Yield what tells of an image: at once, but where a bar is drawn only when that is done."""
+    if not sys.stderr.isatty():
+        yield partial(_tell, dry_run=dry_run, as_json=as_json)
+        return
+    held: list[Outcome] = []
+    try:
+        yield held.append
+    finally:
+        for outcome in held:
+            _tell(outcome, dry_run, as_json)
 
 
 def _tell(outcome: Outcome, dry_run: bool, as_json: bool) -> None:

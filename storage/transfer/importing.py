@@ -17,7 +17,7 @@ from storage.transfer.walking import blobs_of, read_manifest, walk
 
 #: Whoever imports may act as somebody else while a repository is used, and only then.
 Using = Callable[[str], AbstractContextManager[object]]
-#: Hears of bytes that were read: how many, and of what.
+#: Hears of bytes that were read: how many, and for which repository.
 Tell = Callable[[int, str], object]
 
 
@@ -66,7 +66,7 @@ class Importer:
     """Import into any number of repositories.
 
     `copy` makes every blob a file of the store's own; `keep_tags` leaves the tags that are there; with `dry_run` only
-    manifests are read, and nothing is written. `tell` hears of bytes as they are read, and of what.
+    manifests are read, and nothing is written. `tell` hears of bytes as they are read.
     """
 
     copy: bool = False
@@ -185,7 +185,9 @@ class Importer:
             if self.copy or file.descriptor is None:
                 return False
             with self.using(repository), self._noting_damage(file, digest):
-                if not store.backend.adopt_file(repository, digest, file.descriptor, _Reading(file, self.tell)):
+                if not store.backend.adopt_file(
+                    repository, digest, file.descriptor, _Reading(file, self.tell, repository)
+                ):
                     return False
             self.totals.linked += 1
             self.totals.linked_bytes += file.size
@@ -195,7 +197,7 @@ class Importer:
         with content.open(digest) as file:
             if not self.dry_run:
                 with self.using(repository), self._noting_damage(file, digest):
-                    store.push_blob(repository, digest, _Reading(file, self.tell))
+                    store.push_blob(repository, digest, _Reading(file, self.tell, repository))
             self.totals.copied += 1
             self.totals.copied_bytes += file.size
 
@@ -223,14 +225,15 @@ class _TagTaken(StorageError):
 
 
 class _Reading:
-    """A file that tells how much of it is read."""
+    """A file that tells how much of it is read, and for which repository."""
 
-    def __init__(self, file: File, tell: Tell) -> None:
+    def __init__(self, file: File, tell: Tell, repository: str) -> None:
         self._file = file
         self._tell = tell
+        self._repository = repository
 
     def read(self, size: int, /) -> bytes:
         """Return at least one and at most `size` bytes, or none at the end."""
         chunk = self._file.read(size)
-        self._tell(len(chunk), self._file.name)
+        self._tell(len(chunk), self._repository)
         return chunk

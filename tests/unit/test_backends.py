@@ -269,6 +269,62 @@ def test_an_open_stream_outlives_the_blob(backend: Backend) -> None:
     stream.close()
 
 
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Give a file of ours on the store's file system, with the content."""
+    path = tmp_path / "file"
+    path.write_bytes(DATA)
+    path.chmod(0o644)
+    return path
+
+
+def adopt(backend: Backend, file: Path, digest: Digest = DIGEST) -> bool:
+    with file.open("rb") as opened:
+        return backend.adopt_file(REPOSITORY, digest, opened.fileno(), opened)
+
+
+def test_a_file_is_adopted(backend: Backend, opener: Opener, file: Path) -> None:
+    assert adopt(backend, file)
+    assert content(opener(), REPOSITORY, DIGEST) == DATA
+    file.unlink()
+    assert content(opener(), REPOSITORY, DIGEST) == DATA
+    assert backend.index_version(REPOSITORY) is None
+
+
+def test_a_file_is_adopted_where_the_blob_is_there(backend: Backend, file: Path) -> None:
+    push(backend, REPOSITORY, DATA)
+    push(backend, "another", DATA)
+    assert adopt(backend, file)
+    assert content(backend, REPOSITORY, DIGEST) == DATA
+
+
+def test_a_file_that_is_something_else_is_refused(backend: Backend, file: Path) -> None:
+    with pytest.raises(DigestMismatch):
+        adopt(backend, file, NOWHERE)
+    assert list(backend.list_blobs(REPOSITORY)) == []
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(backend: Backend, file: Path) -> None:
+    class Changing:
+        def __init__(self) -> None:
+            self._body = io.BytesIO(DATA)
+
+        def read(self, size: int, /) -> bytes:
+            file.write_bytes(DATA + b"more")
+            return self._body.read(size)
+
+    with file.open("rb") as opened, pytest.raises(DigestMismatch):
+        backend.adopt_file(REPOSITORY, DIGEST, opened.fileno(), Changing())
+    assert list(backend.list_blobs(REPOSITORY)) == []
+
+
+def test_a_file_that_others_may_write_to_is_not_adopted(backend: Backend, file: Path) -> None:
+    for mode in (0o666, 0o664, 0o646):
+        file.chmod(mode)
+        assert not adopt(backend, file)
+    assert list(backend.list_blobs(REPOSITORY)) == []
+
+
 # sessions
 
 
