@@ -81,7 +81,7 @@ def import_(  # noqa: PLR0913
                 for outcome in _import(controller, importer, repository):
                     tell(outcome)
     except SourceError as error:
-        refuse(f"{source}: {error.message}")
+        refuse(error.message if source in error.message else f"{source}: {error.message}")
     except OSError as error:
         click.echo(f"the import stopped: {error}; once that is mended, it can be repeated", err=True)
         raise click.exceptions.Exit(FAILED) from None

@@ -76,6 +76,7 @@ class Importer:
     tell: Tell = lambda *_: None
     totals: Totals = field(default_factory=Totals)
     _bad: dict[Digest, str] = field(default_factory=dict)
+    _seen: set[tuple[str, Digest]] = field(default_factory=set)
 
     def run(self, store: ImageStore, repository: str, content: Content, root: Root) -> Outcome:
         """Import one manifest with its tags; what is wrong with it is the outcome, and is not raised.
@@ -166,10 +167,16 @@ class Importer:
                 raise ReferencesUnknown([digest]) from None
             return
         if there:
-            self.totals.skipped += 1
-            self.totals.skipped_bytes += size
+            self._skipped(repository, digest, size)
         elif self.dry_run or not self._link(store, repository, content, digest):
             self._copy(store, repository, content, digest)
+
+    def _skipped(self, repository: str, digest: Digest, size: int) -> None:
+        """Count a blob that was there, but once for all images of the repository that need it."""
+        if (repository, digest) not in self._seen:
+            self._seen.add((repository, digest))
+            self.totals.skipped += 1
+            self.totals.skipped_bytes += size
 
     def _has(self, store: ImageStore, repository: str, digest: Digest, size: int | None) -> bool:
         """Tell whether the repository has the blob, or gets it now because the store has it."""
@@ -189,6 +196,7 @@ class Importer:
                     repository, digest, file.descriptor, _Reading(file, self.tell, repository)
                 ):
                     return False
+            self._seen.add((repository, digest))
             self.totals.linked += 1
             self.totals.linked_bytes += file.size
         return True
@@ -198,6 +206,7 @@ class Importer:
             if not self.dry_run:
                 with self.using(repository), self._noting_damage(file, digest):
                     store.push_blob(repository, digest, _Reading(file, self.tell, repository))
+            self._seen.add((repository, digest))
             self.totals.copied += 1
             self.totals.copied_bytes += file.size
 

@@ -59,7 +59,9 @@ class DistributionTree:
                     failures.append(Failure(tag, error.message))
                 else:
                     revisions[digest] = replace(root, tags=(*root.tags, tag))
-            yield Repository(name, _BlobStore(files), tuple(revisions.values()), tuple(failures))
+            # Those without a tag come last: most are there by then, since an index lists them.
+            roots = sorted(revisions.values(), key=lambda root: not root.tags)
+            yield Repository(name, _BlobStore(files), tuple(roots), tuple(failures))
 
     def _revisions(self, directory: str) -> Iterator[Digest]:
         """Yield the manifests that were not deleted."""
