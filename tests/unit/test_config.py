@@ -229,7 +229,7 @@ class TestWhatIsRefused:
 
     def test_extensions_are_not_built(self, load_text: Load) -> None:
         path, message = only_problem(load_text, {"extensions": {"search": {"enable": False}}})
-        assert path == "extensions"
+        assert path == "extensions.search"
         assert "not built yet" in message
 
     @pytest.mark.parametrize(
