@@ -181,13 +181,13 @@ def _finish(config: Config, source: str, kind: str, importer: Importer, as_json:
     if as_json:
         print_json({"summary": {"source": kind, **dataclasses.asdict(totals), "dryRun": dry_run}})
     else:
-        would = "would be " if dry_run else ""
+        would, copied = ("would be ", "would be linked or copied") if dry_run else ("", "copied")
         click.echo(
             f"{kind}: {totals.imported} images {would}imported, {totals.unchanged} there already, {totals.kept} kept, "
             f"{totals.failed} failed"
         )
         click.echo(
-            f"blobs: {totals.linked} linked ({totals.linked_bytes} bytes), {totals.copied} {would}copied "
+            f"blobs: {totals.linked} linked ({totals.linked_bytes} bytes), {totals.copied} {copied} "
             f"({totals.copied_bytes} bytes), {totals.skipped} there already ({totals.skipped_bytes} bytes)"
         )
     if totals.failed:

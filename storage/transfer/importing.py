@@ -156,6 +156,8 @@ class Importer:
     def _bring(self, store: ImageStore, repository: str, content: Content, blob: Descriptor) -> None:
         """Store a blob, unless it is there; where the source lacks it, whether that may be is the store's to say."""
         digest = Digest(blob.digest)
+        if self.dry_run and (repository, digest) in self._seen:
+            return
         if digest in self._bad:
             raise Damaged(self._bad[digest])
         try:
