@@ -56,7 +56,7 @@ def describe(url_map: Map) -> Part:
     for rule in sorted((rule for rule in url_map.iter_rules() if _source(rule.endpoint).is_file()), key=path_of):
         path = path_of(rule)
         operation = _read(rule.endpoint)
-        operation["responses"] |= common["responses"]
+        operation["responses"] = common["responses"] | operation["responses"]
         _add_headers(operation["responses"], common["headers"])
         item = paths.setdefault(path, {"parameters": _path_parameters(path)})
         item.update(_operations(rule, operation, description["responses"]))

@@ -23,14 +23,13 @@ _DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|
 _DURATION = re.compile(f"(?:{_DURATION_PART.pattern})+")
 _LONGEST_DURATION = (2**63 - 1) / 1e9  # Go counts nanoseconds in 64 bits
 
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(B|[KMGTPE]i?B)?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,9})?) ?(B|[KMGTPE]i?B)?", re.IGNORECASE)
 _SIZE_UNITS = {"b": 1} | {
     unit.lower() + suffix: base**power
     for power, unit in enumerate("KMGTPE", 1)
     for suffix, base in (("b", 1000), ("ib", 1024))
 }
-_LARGEST_SIZE = 2**63 - 1  # what a file system counts in
-_LONGEST_NUMBER = 20  # digits
+_LARGEST_SIZE = 2**63 - 1  # of what file systems count in
 
 _HOST_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 # The last label begins with a letter, as top-level domains do: "1.2.3" is a mistyped address, not a name.
@@ -63,10 +62,13 @@ def positive_duration(value: object) -> float:
 
 def size(value: object) -> int:
     """Turn a size ("50GiB", "1.5 TB", "4096" or a number of bytes) into bytes; zero is refused."""
-    match = _SIZE.fullmatch(str(value)) if isinstance(value, str | int) and not isinstance(value, bool) else None
-    if match is None or len(match[1]) > _LONGEST_NUMBER:
+    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if match:
+        found = int(Decimal(match[1]) * _SIZE_UNITS[(match[2] or "B").lower()])
+    elif isinstance(value, int) and not isinstance(value, bool):
+        found = value
+    else:
         raise expected('a size such as "50GiB", "500MB" or a number of bytes', value)
-    found = int(Decimal(match[1]) * _SIZE_UNITS[(match[2] or "B").lower()])
     if not 1 <= found <= _LARGEST_SIZE:
         raise expected("a size from 1 byte to 8 EiB", value)
     return found

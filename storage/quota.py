@@ -254,6 +254,11 @@ class QuotaBackend(_Wrapped):
         with self._adding(target, digest, self._below.blob_size(source, digest)):
             self._below.link_blob(source, target, digest)
 
+    def adopt_file(self, repository: str, digest: Digest, descriptor: int, body: Source) -> bool:
+        """Link a file if there is room for it."""
+        with self._adding(repository, digest, os.fstat(descriptor).st_size):
+            return self._below.adopt_file(repository, digest, descriptor, body)
+
     def find_blob(self, target: str, digest: Digest) -> bool:
         """Mount a blob that is anywhere, if there is room for it."""
         size = self._below.findable(digest)

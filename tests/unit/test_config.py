@@ -241,6 +241,8 @@ class TestWhatIsRefused:
             ("storage.dedupe", [None, "true", 1, 0, {}]),
             ("storage.commit", ["yes", 1]),
             ("storage.subPaths", [None, [], "/a"]),
+            ("storage.maxRepos", [None, 0, -1, 1.5, "2", True, 10**12]),
+            ("storage.quotas", [None, [], "50GiB", 1, True]),
             ("http.address", [None, "", 1, "a b", "[::1]", "1.2.3", "127.0.0.1:80", "-a", "a" * 300]),
             ("http.port", [None, 0, -1, 65536, "", "0", "65536", "80 ", "+80", "٨٠", 80.0, True, [80]]),
             (
@@ -296,6 +298,54 @@ class TestDuplicates:
         refused, message = only_problem(load_text, text, suffix)
         assert refused == path
         assert "given twice" in message
+
+
+class TestQuotas:
+    """Limits by the start of the repositories' names."""
+
+    def test_sizes(self, load_text: Load) -> None:
+        sizes = {"/": "1.5TiB", "/a": "500MB", "a/b": "50 gib", "c/": "4096", "d": 10, "e": "7B", "f": "1KB"}
+        config = load_text({"storage": {"quotas": sizes, "maxRepos": 3}})
+        expected = {"": 3 * 2**39, "a": 5 * 10**8, "a/b": 50 * 2**30, "c": 4096, "d": 10, "e": 7, "f": 1000}
+        assert config.storage.quotas == expected
+        assert config.storage.max_repos == 3
+
+    def test_none_by_default(self) -> None:
+        assert (default_config().storage.quotas, default_config().storage.max_repos) == ({}, None)
+
+    @pytest.mark.parametrize(
+        "size", [None, 0, -1, 1.5, True, "", "0", "0.1B", "GiB", "1G", "1 Gigabyte", "-1MB", "1e9", "9EiB", 2**63, [1]]
+    )
+    def test_what_is_no_size(self, load_text: Load, size: object) -> None:
+        path, message = only_problem(load_text, {"storage": {"quotas": {"team/app": size, "team": "1GiB"}}})
+        assert path == 'storage.quotas["team/app"]'
+        assert message.startswith("expected a size")
+
+    @pytest.mark.parametrize("prefix", ["Team", "team/*", "**", "a//b", "a b", "blobs", "..", "a" * 300])
+    def test_what_is_no_prefix(self, load_text: Load, prefix: str) -> None:
+        path, message = only_problem(load_text, {"storage": {"quotas": {prefix: "1GiB"}}})
+        assert path.startswith("storage.quotas")
+        assert message.startswith('expected the start of a repository name, or "/" for all, but ')
+
+    @pytest.mark.parametrize(("one", "other"), [("a", "/a"), ("/", ""), ("a/b", "a/b/")])
+    def test_a_prefix_given_twice(self, load_text: Load, one: str, other: str) -> None:
+        _, message = only_problem(load_text, {"storage": {"quotas": {one: "1GiB", other: "2GiB"}}})
+        assert message == "is given twice"
+        _, message = only_problem(load_text, f'{{"storage": {{"quotas": {{"{one}": 1, "{one}": 1}}}}}}')
+        assert message == "is given twice"
+
+    def test_every_problem_is_named(self, load_text: Load) -> None:
+        problems = problems_of(load_text, {"storage": {"quotas": {"A": 1, "b": "much", "c": 1}, "maxRepos": "x"}})
+        assert set(problems) == {"storage.quotas.A", "storage.quotas.b", "storage.maxRepos"}
+
+    def test_a_key_that_is_no_string(self, load_text: Load) -> None:
+        _, message = only_problem(load_text, "storage: {quotas: {1: 5GiB}}", ".yaml")
+        assert message == "expected a string as a key, got 1"
+
+    def test_substores_have_none_of_their_own(self, load_text: Load) -> None:
+        sub = {"/a": {"rootDirectory": "elsewhere", "quotas": {"/": 1}}}
+        path, _ = only_problem(load_text, {"storage": {"subPaths": sub}})
+        assert path == 'storage.subPaths["/a"].quotas'
 
 
 class TestSubPaths:
