@@ -10,6 +10,7 @@ from registry.commands.common import load_config
 from registry.commands.disk import du
 from registry.commands.garbage import gc, history, purge, restore
 from registry.commands.keys import key
+from registry.commands.repositories import repo
 from registry.commands.retention import retention
 from registry.commands.scrub import scrub
 from registry.commands.tokens import token
@@ -56,7 +57,24 @@ def main() -> None:
     """Run Pierhead, an OCI registry."""
 
 
-COMMANDS = (serve, verify, user, key, token, authz, gc, history, restore, purge, retention, scrub, import_, export, du)
+COMMANDS = (
+    serve,
+    verify,
+    user,
+    key,
+    token,
+    authz,
+    gc,
+    history,
+    restore,
+    purge,
+    repo,
+    retention,
+    scrub,
+    import_,
+    export,
+    du,
+)
 
 for _command in COMMANDS:
     main.add_command(_command)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from storage.digest import Digest
+from storage.errors import BlobUnknown
 
 #: Equal versions of a document mean equal bytes; nothing else can be learnt from one.
 Version: TypeAlias = Hashable
@@ -90,7 +91,10 @@ class Backend(Protocol):
         """Return when the index that is there, whoever left it, is durable."""
 
     def repositories(self, prefix: str = "", after: str = "") -> Iterator[str]:
-        """Yield names in byte-lexical order: `prefix` itself and those nested in it, and only what follows `after`."""
+        """Yield names in byte-lexical order: `prefix` itself and those nested in it, and only what follows `after`.
+
+        A repository whose index lists nothing is none of them.
+        """
 
     # blobs
 
@@ -243,3 +247,12 @@ class Backend(Protocol):
 
     def abort_upload(self, repository: str, session: str) -> None:
         """End a session and drop its bytes; raise UploadUnknown, or UploadOutOfOrder while it is written to."""
+
+
+def has_blob(backend: Backend, repository: str, digest: Digest) -> bool:
+    """Tell whether a repository has a blob."""
+    try:
+        backend.blob_size(repository, digest)
+    except BlobUnknown:
+        return False
+    return True

@@ -181,6 +181,11 @@ class ImageStore:
 
         self._folding.change(repository, delete)
 
+    def delete_repository(self, repository: str) -> None:
+        """Delete all tags and manifests, also immutable ones; raise RepositoryUnknown and IndexDamaged."""
+        self._snapshot(repository)
+        self._folding.change(repository, lambda state: state.emptied())
+
     # what is kept
 
     def verdicts(self, repository: str) -> list[Verdict]:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TypeAlias, TypeVar
 
+import orjson
+
 from storage import locks
 from storage.backend import Binned, Identity, Redirect, Source, Stream, Version
 from storage.bin import Bin
@@ -29,6 +31,7 @@ from storage.uploads import Uploads
 log = logging.getLogger(__name__)
 
 _OWN_LINKS = 2  #: of a blob that no other repository shares: in the repository and in the pool
+_EMPTY_INDEX = 200  #: bytes that an index has at most, as written here, if it lists nothing; with an entry it has more
 _LISTINGS = 100_000  #: directory names kept in memory, all together
 _CONTENTS = 200_000  #: sizes of blobs kept in memory, all together
 _SETTLED = 2_000_000_000  #: nanoseconds after which a time stamp is not given out again
@@ -180,11 +183,25 @@ class LocalBackend:
 
     def repositories(self, prefix: str = "", after: str = "") -> Iterator[str]:
         """Walk the directories that can be repositories, reading no more of them than the caller asks for."""
-        return self._at_or_below(prefix, after, self.index_version)
+        return self._at_or_below(prefix, after, self._lists_something)
 
     def places(self, after: str = "", prefix: str = "") -> Iterator[str]:
         """Yield the names whose directories hold anything of a repository."""
         return self._at_or_below(prefix, after, self._holds_anything)
+
+    def _lists_something(self, name: str) -> bool:
+        """Tell whether there is an index with anything in it; one that is damaged counts, too."""
+        path = self._layout.index(name)
+        try:
+            if os.stat(path).st_size > _EMPTY_INDEX:
+                return True
+            with io.FileIO(path) as file:
+                document = orjson.loads(file.readall())
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except orjson.JSONDecodeError:
+            return True
+        return not isinstance(document, dict) or bool(document.get("manifests", True))
 
     def _holds_anything(self, name: str) -> bool:
         """Tell whether a directory is more than a step to those that are nested in it."""

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import orjson
 
 from storage import locks
-from storage.backend import Backend, Source, Version
+from storage.backend import Backend, Source, Version, has_blob
 from storage.digest import Digest
-from storage.errors import BlobUnknown, QuotaExceeded, UploadOutOfOrder, UploadUnknown
+from storage.errors import QuotaExceeded, UploadOutOfOrder, UploadUnknown
 from storage.names import lies_in, longest_prefix
 from storage.reservations import Claim, Reservation, Reservations
 from storage.sizes import show_size
@@ -278,18 +278,11 @@ class QuotaBackend(_Wrapped):
     def _adding(self, repository: str, digest: Digest, size: int) -> Iterator[None]:
         """Reserve room for a blob of a known size while the block stores it."""
         self._quotas.check_room(repository)
-        if self._quotas.covering(repository) and not self._has(repository, digest):
+        if self._quotas.covering(repository) and not has_blob(self._below, repository, digest):
             with self._quotas.reserve(Claim("", repository, size, digest=digest)):
                 yield
         else:
             yield
-
-    def _has(self, repository: str, digest: Digest) -> bool:
-        try:
-            self._below.blob_size(repository, digest)
-        except BlobUnknown:
-            return False
-        return True
 
     @contextmanager
     def _receiving(

@@ -180,6 +180,10 @@ class Snapshot:
         loose = {self.index.tags[tag]["digest"] for tag in tags} | set(digests)
         return self._without(tags, loose - kept - self.parents.keys(), with_referrers=with_referrers)
 
+    def emptied(self) -> Snapshot:
+        """Remove everything."""
+        return self._next(RepositoryIndex(self.index.document), self.index.entries)
+
     def _without(self, tags: Collection[str], digests: set[str], *, with_referrers: bool) -> Snapshot:
         gone = digests | (self._kept_by_nothing_but(digests) if with_referrers else set())
         removed = [entry for entry in self.index.entries if entry["digest"] in gone or tag_of(entry) in tags]

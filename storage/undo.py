@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from storage.backend import Backend
+from storage.backend import Backend, has_blob
 from storage.digest import Digest, is_digest
-from storage.errors import BlobUnknown, ManifestUnknown, StorageError
+from storage.errors import ManifestUnknown, StorageError
 from storage.index import Entry, is_entry, tag_of
 from storage.manifests import MANIFESTS, MAX_SIZE, parse_manifest
 
@@ -84,7 +84,7 @@ def restore(store: ImageStore, repository: str, lost: Removed, *, dry_run: bool 
     backend = store.backend
     mine = _belonging_to(backend, repository, lost)
     wanted = [*closure(backend, repository, lost.digest, lost.media_type)]
-    missing = [digest for digest, _ in wanted if not _has(backend, repository, digest)]
+    missing = [digest for digest, _ in wanted if not has_blob(backend, repository, Digest(digest))]
     if missing:
         raise NotRestorable(missing)
     if dry_run:
@@ -149,14 +149,6 @@ def closure(backend: Backend, repository: str, digest: str, media_type: str) -> 
             if not part.is_foreign and part.digest not in seen:
                 seen.add(part.digest)
                 todo.append((part.digest, part.media_type))
-
-
-def _has(backend: Backend, repository: str, digest: str) -> bool:
-    try:
-        backend.blob_size(repository, Digest(digest))
-    except BlobUnknown:
-        return False
-    return True
 
 
 def _read(name: str, data: bytes) -> Iterator[Removed]:

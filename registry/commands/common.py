@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 import click
@@ -58,3 +58,13 @@ def refuse(message: str) -> NoReturn:
 def print_json(answer: object) -> None:
     """Print one line of JSON."""
     click.echo(json.dumps(answer))
+
+
+def print_table(rows: Sequence[Sequence[str]], indent: str = "") -> None:
+    """Print rows: the first column to the left, numbers and sizes to the right, what begins with a space as it is."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *others in rows:
+        cells = [
+            cell if cell.startswith(" ") else cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)
+        ]
+        click.echo(f"{indent}{first.ljust(widths[0])}  {'  '.join(cells)}".rstrip())

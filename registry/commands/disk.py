@@ -11,7 +11,16 @@ from typing import Any
 
 import click
 
-from registry.commands.common import FAILED, check_names, config_option, json_option, load_config, print_json, refuse
+from registry.commands.common import (
+    FAILED,
+    check_names,
+    config_option,
+    json_option,
+    load_config,
+    print_json,
+    print_table,
+    refuse,
+)
 from registry.commands.ownership import acting_as_owner
 from registry.commands.progress import progress
 from registry.config import Config
@@ -143,14 +152,14 @@ def _fields(use: RepositoryUse) -> dict[str, Any]:
 def _print_text(stores: list[_Store], quotas: list[_Quota]) -> None:
     rows = [list(_fields(use).values()) for store in stores for use in store.chosen]
     if rows:
-        _print_table([_HEAD, *([name, str(blobs), *map(show_size, sizes)] for name, blobs, *sizes in sorted(rows))])
+        print_table([_HEAD, *([name, str(blobs), *map(show_size, sizes)] for name, blobs, *sizes in sorted(rows))])
     for store in stores:
         if store.chosen or store.whole:
             click.echo(f"\n{store.root}")
-            _print_table(list(_lines(store.fields)), indent="  ")
+            print_table(list(_lines(store.fields)), indent="  ")
     if quotas:
         click.echo()
-        _print_table([_QUOTA_HEAD, *map(_row, quotas)])
+        print_table([_QUOTA_HEAD, *map(_row, quotas)])
 
 
 def _lines(fields: dict[str, int]) -> Iterator[tuple[str, str, str]]:
@@ -174,13 +183,3 @@ def _lines(fields: dict[str, int]) -> Iterator[tuple[str, str, str]]:
 
 def _row(quota: _Quota) -> tuple[str, str, str, str]:
     return quota.name, quota.show(quota.used), quota.show(quota.limit), f"{100 * quota.used // quota.limit}%"
-
-
-def _print_table(rows: Sequence[Sequence[str]], indent: str = "") -> None:
-    """Print rows: the first column to the left, numbers and sizes to the right, what begins with a space as it is."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for first, *others in rows:
-        cells = [
-            cell if cell.startswith(" ") else cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)
-        ]
-        click.echo(f"{indent}{first.ljust(widths[0])}  {'  '.join(cells)}".rstrip())
