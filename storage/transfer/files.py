@@ -20,7 +20,7 @@ from storage.transfer.errors import Missing, SourceError
 
 MAX_DOCUMENT = 64 * 1024 * 1024  #: bytes that an index.json or a manifest.json may have
 _MAX_HEADER = 1024 * 1024  #: bytes that the header of a member may have
-_MAX_MEMBERS = 2_000_000
+_MAX_MEMBERS = 500_000
 _MAX_LINKS = 16
 _GZIP = b"\x1f\x8b"
 _UNREADABLE = (tarfile.TarError, zlib.error, gzip.BadGzipFile, EOFError, ValueError, OverflowError)

@@ -444,6 +444,18 @@ def test_a_symbolic_link_is_followed_to_a_file(registry: Importing) -> None:
     registry.is_whole("app")
 
 
+def test_files_of_another_file_system_are_copied(registry: Importing) -> None:
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK) or memory.stat().st_dev == registry.directory.stat().st_dev:
+        pytest.skip("there is only one file system to write to")
+    with TemporaryDirectory(dir=memory) as directory:
+        layout = HandWrittenLayout(Path(directory) / "layout")
+        layout.index([named(layout.image(), "1")])
+        _, summary = registry.bring(layout.directory, "app")
+    assert (summary["linked"], summary["copied"]) == (0, 2)
+    registry.is_whole("app")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as somebody else")
 def test_as_root_it_writes_as_the_owner_of_the_store_and_reads_as_root() -> None:
     service = 12345
