@@ -252,7 +252,7 @@ def test_mv_that_was_cut_short_is_done_again(registry: Registry, monkeypatch: py
 
 
 def test_what_is_pushed_while_it_moves_moves_too(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    listed, late = LocalBackend.list_blobs, []
+    listed, late = LocalBackend.list_blobs, list[Document]()
 
     def then_push(backend: LocalBackend, name: str) -> Iterator[Digest]:
         yield from list(listed(backend, name))
