@@ -9,6 +9,8 @@ from pathlib import Path
 import click
 
 from bench.client import WrongAnswer
+from bench.collection import NAME as COLLECTION
+from bench.collection import measure_collection
 from bench.comparisons import Comparison, comparisons, measure
 from bench.registries import CannotStart
 from bench.report import document, machine, table
@@ -49,10 +51,12 @@ def main(  # noqa: PLR0913, PLR0917 - one parameter for each option
     unless the row says otherwise.
     """
     scale = QUICK if quick else Scale()
-    chosen = _choose(comparisons(scale, self_check=self_check), only)
+    collection = not self_check and (not only or any(COLLECTION.startswith(name) for name in only))
+    chosen = _choose(comparisons(scale, self_check=self_check), only, collection)
     if listing:
         rows = [row for comparison in chosen for workload in comparison.workloads for row in workload.rows]
         click.echo("\n".join(f"{row.name:20} {row.title}" for row in rows))
+        click.echo(f"{COLLECTION:20} memory and time of a garbage collection, of this registry alone")
         return
     parent.mkdir(parents=True, exist_ok=True)
     rounds = rounds or (1 if quick else ROUNDS)
@@ -64,6 +68,8 @@ def main(  # noqa: PLR0913, PLR0917 - one parameter for each option
                 results.append(measure(comparison, Path(directory, str(number)), scale, rounds))
         except (CannotStart, WrongAnswer) as error:
             raise click.ClickException(str(error)) from error
+        if collection:
+            surroundings[COLLECTION] = measure_collection(Path(directory, COLLECTION), scale.collected)
     click.echo("\n".join(f"{key}: {value}" for key, value in surroundings.items()))
     for compared in results:
         click.echo("\n" + table(compared))
@@ -71,9 +77,9 @@ def main(  # noqa: PLR0913, PLR0917 - one parameter for each option
         target.write_text(document(results, surroundings) + "\n", encoding="utf-8")
 
 
-def _choose(offered: Sequence[Comparison], only: tuple[str, ...]) -> list[Comparison]:
+def _choose(offered: Sequence[Comparison], only: tuple[str, ...], collection: bool) -> list[Comparison]:
     chosen = [comparison for one in offered if (comparison := one.only(only)).workloads]
-    if not chosen:
+    if not chosen and not collection:
         raise click.UsageError("no workload has such a name; --list names them")
     return chosen
 

@@ -42,9 +42,10 @@ class Scale:
     images: int = 25  # small images per client
     tags: int = 1000
     repositories: int = 300
+    collected: int = 100_000  # blobs of the repository that a garbage collection is measured with
 
 
-QUICK = Scale(seconds=1, large=8 << 20, images=2, tags=40, repositories=120)
+QUICK = Scale(seconds=1, large=8 << 20, images=2, tags=40, repositories=120, collected=4000)
 
 
 @dataclass(eq=False, slots=True)

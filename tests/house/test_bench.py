@@ -83,11 +83,22 @@ def test_where_the_load_logs_in_nobody_else_may_read(
                 connection.ask("GET", path, status, headers=headers)
 
 
+def test_a_quick_run_measures_a_collection(tmp_path: Path) -> None:
+    """Collect a small repository; the figure stands in the JSON, too."""
+    target = tmp_path / "results.json"
+    done = bench("--quick", "--only", "gc-memory", "--dir", tmp_path, "--json", target)
+    assert done.returncode == 0, done.stderr
+    figure = json.loads(target.read_text(encoding="utf-8"))["machine"]["gc-memory"]
+    assert "4000 blobs in one repository" in figure
+    assert "bytes of memory for each blob" in figure
+    assert figure in done.stdout
+
+
 def test_the_list_names_every_row() -> None:
     """List the rows of all comparisons."""
     listed = [line.split()[0] for line in bench("--list").stdout.splitlines()]
     assert len(set(listed)) == len(listed)
-    assert {"manifest-get-tag", "catalog", "auth-basic", "auth-token", "auth-docker"} <= set(listed)
+    assert {"manifest-get-tag", "catalog", "auth-basic", "auth-token", "auth-docker", "gc-memory"} <= set(listed)
 
 
 def test_an_unknown_workload_is_refused() -> None:
