@@ -8,6 +8,7 @@ from registry.auth.build import build_gate
 from registry.commands.authz import authz
 from registry.commands.common import load_config
 from registry.commands.disk import du
+from registry.commands.doctor import doctor
 from registry.commands.garbage import gc, history, purge, restore
 from registry.commands.keys import key
 from registry.commands.repositories import repo
@@ -74,6 +75,7 @@ COMMANDS = (
     import_,
     export,
     du,
+    doctor,
 )
 
 for _command in COMMANDS:

@@ -26,13 +26,18 @@ def wait_for(what: Callable[[], object]) -> None:
         time.sleep(0.1)
 
 
+def has(root: Path, digest: str) -> bool:
+    """Tell whether a blob is anywhere in a store, from which directories vanish meanwhile."""
+    return any(digest.partition(":")[2] in files for _, _, files in os.walk(root))
+
+
 def test_garbage_goes_while_the_server_serves(tmp_path: Path) -> None:
     with Server(tmp_path / "data", config={"storage": _STORAGE}, workers=2) as server:
         client = Remote(server.url, "team/app")
         kept, secret = client.push_image("kept"), client.push_image("secret")
         expect_status(client.delete(f"manifests/{secret.digest}"), 202)
-        layer = secret.content["layers"][0]["digest"].replace(":", "/")
-        wait_for(lambda: not list((tmp_path / "data").rglob(Path(layer).name)))
+        layer = secret.content["layers"][0]["digest"]
+        wait_for(lambda: not has(tmp_path / "data", layer))
         for part in (kept.content["config"], *kept.content["layers"]):
             expect_status(client.get(f"blobs/{part['digest']}"), 200)
         assert client.get("manifests/kept").content == kept.body
@@ -40,7 +45,7 @@ def test_garbage_goes_while_the_server_serves(tmp_path: Path) -> None:
         client.push_blob(garbage)
         # A worker that is killed leaves the schedule to the others.
         os.kill(children(server.pid)[0], signal.SIGKILL)
-        wait_for(lambda: not list((tmp_path / "data").rglob(digest_of(garbage).partition(":")[2])))
+        wait_for(lambda: not has(tmp_path / "data", digest_of(garbage)))
     journal = [json.loads(line) for line in (tmp_path / "data/.pierhead/gc/journal").read_text().splitlines()]
     assert {line["action"] for line in journal} >= {"binned", "unlinked"}
     assert len({(line["what"], line["action"], line["time"]) for line in journal}) == len(journal)
@@ -52,11 +57,10 @@ def test_each_store_has_its_own_schedule(tmp_path: Path) -> None:
     config = {"storage": {"gc": False, "gcDelay": "1s", "gcInterval": "1s", "subPaths": sub}}
     with Server(tmp_path / "data", config=config) as server:
         data = random_bytes()
-        name = digest_of(data).partition(":")[2]
         for repository in ("app", "sub/app"):
             Remote(server.url, repository).push_blob(data)
-        wait_for(lambda: not list((tmp_path / "sub").rglob(name)))
-        assert list((tmp_path / "data").rglob(name))
+        wait_for(lambda: not has(tmp_path / "sub", digest_of(data)))
+        assert has(tmp_path / "data", digest_of(data))
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@
 # need it are skipped. PYTHON is the interpreter that the tests run on.
 set -eu
 
-NEEDED="buildah cc chromium containerd crun ctr curl docker docker-registry dockerd htpasswd newuidmap podman runc skopeo slapd umoci"
+NEEDED="buildah cc chromium containerd crun ctr curl docker docker-registry dockerd htpasswd newuidmap nginx podman runc skopeo slapd umoci"
 python=$(command -v "${PYTHON:-python3}" || true)
 POLICY=/usr/sbin/policy-rc.d
 PATH=/usr/bin:/usr/sbin:/bin:/sbin:$PATH

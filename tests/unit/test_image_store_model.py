@@ -233,7 +233,8 @@ class Model(RuleBasedStateMachine):
     @invariant()
     def what_the_model_lists_is_listed(self) -> None:
         known = [name for name, now in self.repositories.items() if now.exists]
-        assert list(self.store.backend.repositories()) == sorted(known)
+        listed = [name for name in known if self.reachable(name)]
+        assert list(self.store.backend.repositories()) == sorted(listed)
         for name in known:
             assert self.store.tags(name) == (sorted(self.repositories[name].tags), False)
 
