@@ -79,8 +79,18 @@ class Stores:
             tell=happened,
         )
 
-    def collect(self, prefix: str, collector: Collector, result: Result, deadline: float = math.inf) -> None:
-        """Collect a whole store, from where the last run was cut short, until a time of time.monotonic()."""
+    def collect(
+        self,
+        prefix: str,
+        collector: Collector,
+        result: Result,
+        deadline: float = math.inf,
+        seen: Callable[[int, str], None] = lambda *_: None,
+    ) -> None:
+        """Collect a whole store, from where the last run was cut short, until a time of time.monotonic().
+
+        `seen` is told, with the number one, of each repository that is done.
+        """
         root = self.config.stores[prefix].root_directory
         if not os.path.isdir(root):
             return
@@ -88,6 +98,7 @@ class Stores:
         places = partial(self.places, prefix)
         for name in in_turn(places, state, result, deadline=deadline, keep=not collector.dry_run):
             collector.collect(name, result)
+            seen(1, name)
         if result.finished:
             collector.sweep_pool(result)
 

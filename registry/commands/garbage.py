@@ -26,6 +26,7 @@ from registry.commands.common import (
     refuse,
 )
 from registry.commands.ownership import acting_as_owner
+from registry.commands.progress import progress, telling
 from registry.config import Config
 from storage import gc as marking
 from storage import undo
@@ -65,15 +66,19 @@ def gc(  # noqa: PLR0913
         return
     result = Result()
     deadline = time.monotonic() + max_seconds if max_seconds else math.inf
-    tell = _teller(as_json, dry_run)
-    for prefix, store in config.stores.items():
-        with acting_as_owner(Layout(store.root_directory).private):
-            collector = stores.collector(prefix, dry_run=dry_run, tell=tell)
-            if not names:
-                stores.collect(prefix, collector, result, deadline)
-            for name in names:
-                if stores.controller.prefix(name) == prefix and _in_time(deadline, result):
-                    collector.collect(name, result)
+    with (
+        telling(_teller(as_json, dry_run)) as tell,
+        progress("repositories collected", len(names) or None) as advance,
+    ):
+        for prefix, store in config.stores.items():
+            with acting_as_owner(Layout(store.root_directory).private):
+                collector = stores.collector(prefix, dry_run=dry_run, tell=tell)
+                if not names:
+                    stores.collect(prefix, collector, result, deadline, advance)
+                for name in names:
+                    if stores.controller.prefix(name) == prefix and _in_time(deadline, result):
+                        collector.collect(name, result)
+                        advance(1, name)
     _finish(config, "gc", result, as_json, dry_run)
 
 
@@ -90,12 +95,17 @@ def purge(*, repositories: tuple[str, ...], path: str | None, dry_run: bool, as_
     names = check_names(repositories)
     config, stores = _open(path)
     result = Result()
-    for prefix, store in config.stores.items():
-        with acting_as_owner(Layout(store.root_directory).private):
-            collector = stores.collector(prefix, dry_run=dry_run, tell=_teller(as_json, dry_run))
-            for name in names or stores.places(prefix):
-                if stores.controller.prefix(name) == prefix:
-                    collector.purge(name, result)
+    with (
+        telling(_teller(as_json, dry_run)) as tell,
+        progress("repositories purged", len(names) or None) as advance,
+    ):
+        for prefix, store in config.stores.items():
+            with acting_as_owner(Layout(store.root_directory).private):
+                collector = stores.collector(prefix, dry_run=dry_run, tell=tell)
+                for name in names or stores.places(prefix):
+                    if stores.controller.prefix(name) == prefix:
+                        collector.purge(name, result)
+                        advance(1, name)
     _finish(config, "purge", result, as_json, dry_run)
 
 

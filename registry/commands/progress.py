@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import click
+
+T = TypeVar("T")
 
 _PAUSE = 5.0  #: seconds between two lines
 
@@ -34,6 +36,23 @@ def progress(label: str, total: int | None = None) -> Iterator[Advance]:
     lines = _Lines(label, total)
     yield lines.advance
     lines.write()
+
+
+@contextmanager
+def telling(tell: Callable[[T], None]) -> Iterator[Callable[[T], None]]:
+    """Yield what tells of a thing as it happens; where a bar is drawn, only at the end of the block.
+
+    Open it around `progress`, so that the bar is done by then.
+    """
+    if not sys.stderr.isatty():
+        yield tell
+        return
+    held: list[T] = []
+    try:
+        yield held.append
+    finally:
+        for thing in held:
+            tell(thing)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import click
 
@@ -22,7 +23,7 @@ from registry.commands.common import (
     refuse,
 )
 from registry.commands.ownership import acting_as_owner
-from registry.commands.progress import progress
+from registry.commands.progress import progress, telling
 from registry.config import Config
 from registry.config_values import speed as parse_speed
 from registry.scrubbing import describe, scrubbing
@@ -53,18 +54,14 @@ def scrub(  # noqa: PLR0913
     """
     names = check_names(repositories)
     config = load_config(path)
-    result, findings = Result(), list[Finding]()
-
-    def tell(finding: Finding) -> None:
-        findings.append(finding)
-        if as_json:
-            print_json(dataclasses.asdict(finding) | {"dryRun": dry_run})
-        else:
-            click.echo(describe(finding))
+    result = Result()
 
     deadline = time.monotonic() + max_seconds if max_seconds else math.inf
     stores, rate = Stores(config), _speed(config, speed)
-    with progress("repositories scrubbed", len(names) or None) as advance:
+    with (
+        telling(partial(_tell, config, as_json=as_json, dry_run=dry_run)) as tell,
+        progress("repositories scrubbed", len(names) or None) as advance,
+    ):
         for prefix, store in config.stores.items():
             scrubber = Scrubber(stores.controller.at(prefix).backend, speed=rate, dry_run=dry_run, tell=tell)
             with acting_as_owner(Layout(store.root_directory).private):
@@ -74,7 +71,7 @@ def scrub(  # noqa: PLR0913
                 for name in _in_store(stores, prefix, names, result, deadline):
                     scrubber.scrub(name, result)
                     advance(1, name)
-    _finish(config, result, findings, as_json, dry_run)
+    _finish(result, as_json, dry_run)
 
 
 def _in_store(stores: Stores, prefix: str, names: list[str], result: Result, deadline: float) -> Iterator[str]:
@@ -96,11 +93,18 @@ def _speed(config: Config, text: str | None) -> float:
         refuse(f"--speed: {error}")
 
 
-def _finish(config: Config, result: Result, findings: list[Finding], as_json: bool, dry_run: bool) -> None:
+def _tell(config: Config, finding: Finding, *, as_json: bool, dry_run: bool) -> None:
+    """Tell what is wrong, and write down what was moved for it."""
+    if finding.quarantined and finding.problem != "missing":
+        record(config, "quarantine", digest=finding.what, repositories=list(finding.images))
+    if as_json:
+        print_json(dataclasses.asdict(finding) | {"dryRun": dry_run})
+    else:
+        click.echo(describe(finding))
+
+
+def _finish(result: Result, as_json: bool, dry_run: bool) -> None:
     """Tell what a run came to, and end with the code for it."""
-    for finding in findings:
-        if finding.quarantined and finding.problem != "missing":
-            record(config, "quarantine", digest=finding.what, repositories=list(finding.images))
     if as_json:
         print_json({"summary": dataclasses.asdict(result) | {"dryRun": dry_run}})
     else:

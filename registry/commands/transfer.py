@@ -24,7 +24,7 @@ from registry.commands.common import (
     refuse,
 )
 from registry.commands.ownership import acting_as_owner
-from registry.commands.progress import progress
+from registry.commands.progress import progress, telling
 from registry.config import Config
 from registry.stores import build_controller
 from storage.controller import StoreController
@@ -75,7 +75,10 @@ def import_(  # noqa: PLR0913
         found = detect(source)
         _check_elsewhere(config, source)
         repositories = plan(found, target)
-        with _telling(dry_run, as_json) as tell, progress("bytes read") as advance:
+        with (
+            telling(partial(_tell, dry_run=dry_run, as_json=as_json)) as tell,
+            progress("bytes read") as advance,
+        ):
             importer.tell = advance
             for repository in repositories:
                 for outcome in _import(controller, importer, repository):
@@ -142,20 +145,6 @@ def _import(controller: StoreController, importer: Importer, repository: Reposit
         return
     for root in repository.roots:
         yield importer.run(controller.store(name), name, repository.content, root)
-
-
-@contextmanager
-def _telling(dry_run: bool, as_json: bool) -> Iterator[Callable[[Outcome], None]]:
-    """Yield what tells of an image: at once, but where a bar is drawn only when that is done."""
-    if not sys.stderr.isatty():
-        yield partial(_tell, dry_run=dry_run, as_json=as_json)
-        return
-    held: list[Outcome] = []
-    try:
-        yield held.append
-    finally:
-        for outcome in held:
-            _tell(outcome, dry_run, as_json)
 
 
 def _tell(outcome: Outcome, dry_run: bool, as_json: bool) -> None:
