@@ -426,7 +426,8 @@ class LocalBackend:
 
     def drop_stale(self, repository: str, before: float) -> list[str]:
         """Remove sessions and temporary files that nobody has written to since a time, and empty parts of the bin."""
-        self._bin.tidy(repository)
+        with self.lock(repository):  # or a directory would go that is being filled
+            self._bin.tidy(repository)
         return [*self._uploads.drop_stale(repository, before), *self._drop_temporaries(repository, before)]
 
     def _drop_temporaries(self, repository: str, before: float) -> Iterator[str]:

@@ -18,7 +18,7 @@ CANNOT_LINK = frozenset({errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUP
 
 
 class Pool:
-    """The pool of one store. It is derived: losing any of it loses only sharing, so nothing in it is synced."""
+    """The pool of one store. It is derived: losing any of it loses only sharing, so nothing that comes is synced."""
 
     def __init__(self, layout: Layout, durable: Durable) -> None:
         self._layout = layout
@@ -77,11 +77,15 @@ class Pool:
             _drop_last_link(self._layout.pooled(digest))
 
     def drop(self, digest: Digest, identity: Identity | None = None) -> None:
-        """Drop the pool's link, be it the last one or not; with an identity, only if it is one of that file."""
+        """Drop the pool's link, be it the last one or not; with an identity, only if it is one of that file.
+
+        Durable on return: what is damaged must not come back.
+        """
         path = self._layout.pooled(digest)
         with suppress(FileNotFoundError):
             if identity in (None, identity_of(os.stat(path))):
                 os.unlink(path)
+                self._durable.sync_directory(os.path.dirname(path))
 
     def sweep(self) -> Iterator[tuple[Digest, int]]:
         """Drop every link that is the last one; yield the digests and sizes of those that went."""

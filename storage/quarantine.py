@@ -62,11 +62,9 @@ class Quarantine:
             return []
 
     def drop(self, repository: str, digest: Digest) -> None:
-        """Unlink what was a repository's copy."""
+        """Unlink what was a repository's copy; the directory stays for whoever is just about to fill it."""
         with suppress(FileNotFoundError):
             os.unlink(self._layout.quarantined(digest, repository))
-        with suppress(OSError):  # it is missing, or not empty
-            os.rmdir(self._layout.quarantine(digest))
 
     def blobs(self) -> Iterator[tuple[Digest, str]]:
         """Yield the digest of each blob that is here, and the repository that had it."""

@@ -78,8 +78,8 @@ def find(backend: Backend, repository: str, reference: str, at: float | None = N
 def restore(store: ImageStore, repository: str, lost: Removed, *, dry_run: bool = False) -> list[Removed]:
     """Give a tag, or a manifest, back to its repository, with what it lists and what belonged to it.
 
-    Returns what was lost at the same time for being a referrer of it, and is back too. Raises which
-    names what is gone; nothing is changed then.
+    Returns what was lost at the same time for being a referrer of it, and is back too. Raises NotRestorable,
+    which names what is gone; nothing is changed then.
     """
     backend = store.backend
     mine = _belonging_to(backend, repository, lost)

@@ -8,6 +8,7 @@ import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -52,6 +53,30 @@ class Disk:
             with self._lock:
                 self._record(descriptor)
         self.on_step()
+
+    def settle(self) -> None:
+        """Let all names be durable that are there by now, as after a while they are on any disk."""
+        with self._lock:
+            for directory, _, _ in os.walk(self.anchor):
+                descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                self._record(descriptor)
+                os.close(descriptor)
+
+    @contextmanager
+    def uninterrupted(self) -> Iterator[None]:
+        """Call nobody before and after what is synced in the block."""
+        on_step, self.on_step = self.on_step, lambda: None
+        try:
+            yield
+        finally:
+            self.on_step = on_step
+
+    def damage(self, path: Path) -> None:
+        """Let the disk give something else than what was written to it from now on."""
+        with path.open("r+b") as file, self._lock:
+            file.write(b"damage")
+            file.flush()
+            self._record(file.fileno())
 
     def fail(self, descriptor: int) -> None:
         """Fail as an fsync does that could not write: the kernel drops what it could not, and says so only once."""

@@ -16,7 +16,7 @@ from storage.image_store import ImageStore
 from storage.local import LocalBackend
 from storage.manifests import MAX_SIZE
 
-BLOB, MANIFEST, TAG, REFERRER, LOST = "blob", "manifest", "tag", "referrer", "lost"
+BLOB, MANIFEST, TAG, REFERRER, LOST, DAMAGED = "blob", "manifest", "tag", "referrer", "lost", "damaged"
 _MARKER = {"imageLayoutVersion": "1.0.0"}
 
 
@@ -29,7 +29,7 @@ class Fact:
     """One thing that an answer promised: the name's content, or with None that there is none.
 
     Names are digests of blobs and of manifests, and tags; the name of a referrer is its subject's digest; what was lost
-    is a tag that can be restored.
+    is a tag that can be restored; what is damaged is a blob that is to be healed.
     """
 
     kind: str
@@ -89,12 +89,13 @@ def _find(store: ImageStore, fact: Fact) -> bytes | None:
         if fact.kind == LOST:
             lost = undo.find(store.backend, fact.repository, fact.name)
             return store.backend.read_blob(fact.repository, lost.digest, MAX_SIZE) if lost else None
+        if fact.kind == DAMAGED:
+            return b"" if (fact.name, fact.repository) in list(store.backend.quarantined()) else None
         if fact.kind == REFERRER:
             referrers = store.referrers(fact.repository, parse_digest(fact.name))
             return b" ".join(sorted(entry["digest"].encode() for entry in referrers)) or None
-        if fact.kind == TAG and fact.name not in store.tags(fact.repository)[0]:
-            return None
-        return store.get_manifest(fact.repository, fact.name).data
+        tags = store.tags(fact.repository)[0] if fact.kind == TAG else [fact.name]
+        return store.get_manifest(fact.repository, fact.name).data if fact.name in tags else None
     except StorageError:
         return None
 

@@ -6,14 +6,23 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
+from storage import undo
+from storage.controller import StoreController
+from storage.errors import RepositoryUnknown
 from storage.gc import Collector, Result
+from storage.image_store import ImageStore
+from storage.moving import move
+from storage.retention import Keeper, KeepRule, Policy, Retention
+from storage.scrub import Result as Scrubbed
+from storage.scrub import Scrubber
 from storage.transfer.files import Directory
 from storage.transfer.importing import Importer
 from storage.transfer.sources import OciLayout
 from tests.clients.support.images import Layout
 from tests.durability.inprocess import Client, Registry
-from tests.durability.ledger import BLOB, LOST, MANIFEST, TAG
+from tests.durability.ledger import BLOB, DAMAGED, LOST, MANIFEST, TAG
 from tests.support.oci import OCI_CONFIG, REF_NAME, digest_of, expect_status, image, index, random_bytes
 
 Write = Callable[[], object]
@@ -198,6 +207,139 @@ def tag_deleted_to_be_restored(registry: Registry) -> Write:
     return write
 
 
+def tag_restored(registry: Registry) -> Write:
+    client = registry.client("app")
+    manifest = client.push_image("1")
+    client.remove(MANIFEST, manifest.digest, tags=["1"])
+    store = _controller(registry).store("app")
+
+    def write() -> None:
+        for kind, name in ((TAG, "1"), (MANIFEST, manifest.digest)):
+            registry.ledger.doubt(kind, "app", name)
+        lost = undo.find(store.backend, "app", "1")
+        assert lost
+        with _answered():
+            undo.restore(store, "app", lost)
+        client.promised(MANIFEST, manifest.digest, manifest.body)
+        client.promised(TAG, "1", manifest.body)
+
+    return write
+
+
+def tags_that_retention_drops(registry: Registry) -> Write:
+    client = registry.client("app")
+    manifests = {tag: client.push_image(tag) for tag in ("1", "2", "kept")}
+    backend = _controller(registry).at("").backend
+    policy = Policy(repositories=("**",), keep_tags=(KeepRule(most_recently_pushed_count=1),))
+    keeper = Keeper(Retention(policies=(policy,)), backend, delay=0, immutable=lambda *_: False)
+    store = ImageStore(backend, undo=3600, keeper=keeper)
+
+    def write() -> None:
+        dropped = {tag: manifest for tag, manifest in manifests.items() if tag != "kept"}
+        for tag, manifest in dropped.items():
+            registry.ledger.doubt(TAG, "app", tag)
+            registry.ledger.doubt(MANIFEST, "app", manifest.digest)
+        with _answered():
+            gone = store.retain("app")
+        if gone:
+            for tag, manifest in dropped.items():
+                client.promised(TAG, tag, None)
+                client.promised(LOST, tag, manifest.body)
+
+    return write
+
+
+def repository_deleted(registry: Registry) -> Write:
+    client = registry.client("app")
+    nested = registry.client("app/nested").push_image("1")
+    manifest = client.push_image("1")
+    store = _controller(registry).store("app")
+
+    def write() -> None:
+        for kind, name in ((TAG, "1"), (MANIFEST, manifest.digest)):
+            registry.ledger.doubt(kind, "app", name)
+        with _answered():
+            store.delete_repository("app")
+        client.promised(LOST, "1", manifest.body)
+        client.promised(TAG, "1", None)
+        registry.client("app/nested").promised(TAG, "1", nested.body)
+
+    return write
+
+
+def repository_moved(registry: Registry) -> Write:
+    old, new = registry.client("old"), registry.client("new/name")
+    manifest = old.push_image("1")
+    blobs = registry.ledger.promises()
+    controller = _controller(registry)
+
+    def write() -> None:
+        for kind, name in ((TAG, "1"), (MANIFEST, manifest.digest)):
+            registry.ledger.doubt(kind, "old", name)
+        with _answered():
+            try:
+                move(controller, "old", "new/name")
+                old.promised(TAG, "1", None)
+                old.promised(LOST, "1", manifest.body)
+            except RepositoryUnknown:
+                assert registry.retrying
+        new.promised(TAG, "1", manifest.body)
+        for fact, content in blobs.items():
+            if fact.kind == BLOB:
+                new.promised(BLOB, fact.name, content)
+
+    return write
+
+
+def damage_found(registry: Registry) -> Write:
+    """What is damaged does not come back, nor is it forgotten who had it."""
+    clients = _damage(registry)
+
+    def write() -> None:
+        _scrub(registry)
+        for client in clients:
+            client.promised(BLOB, digest_of(_DATA), None)
+            client.promised(DAMAGED, digest_of(_DATA), b"")
+
+    return write
+
+
+def damaged_blob_pushed_again(registry: Registry) -> Write:
+    client, _ = _damage(registry)
+    with registry.disk.uninterrupted():
+        _scrub(registry)
+    return lambda: client.push_blob(_DATA)
+
+
+def damaged_blob_healed_elsewhere(registry: Registry) -> Write:
+    client, other = _damage(registry)
+    _scrub(registry)
+
+    def write() -> None:
+        client.push_blob(_DATA)
+        other.promised(BLOB, digest_of(_DATA), _DATA)
+
+    return write
+
+
+def _damage(registry: Registry) -> list[Client]:
+    """Let two repositories have a blob that is damaged; nobody was promised any of it."""
+    clients = [registry.client("one"), registry.client("two")]
+    for client in clients:
+        client.push_image("1")
+        expect_status(client.finish_upload(client.start_upload(), digest_of(_DATA), data=_DATA), 201)
+    for client in clients:
+        registry.disk.damage(registry.root / client.name / "blobs" / digest_of(_DATA).replace(":", "/"))
+    registry.disk.settle()
+    return clients
+
+
+def _scrub(registry: Registry) -> None:
+    scrubber = Scrubber(_controller(registry).at("").backend, tell=lambda _: None)
+    for name in ("one", "two"):
+        scrubber.scrub(name, Scrubbed())
+
+
 def blob_set_aside(registry: Registry) -> Write:
     """Garbage is kept for a while after it was collected, and what else is pushed must not make an end of it."""
     client = registry.client("app")
@@ -226,8 +368,21 @@ def blob_set_aside_and_needed(registry: Registry) -> Write:
 
 
 def _collector(registry: Registry) -> Collector:
-    backend = registry.process().extensions["pierhead"].controller.at("").backend
-    return Collector(backend, delay=0, undo=3600)
+    return Collector(_controller(registry).at("").backend, delay=0, undo=3600)
+
+
+def _controller(registry: Registry) -> StoreController:
+    controller: StoreController = registry.process().extensions["pierhead"].controller
+    return controller
+
+
+@contextmanager
+def _answered() -> Iterator[None]:
+    """Let a command's failing disk look like a server's."""
+    try:
+        yield
+    except OSError as error:
+        raise AssertionError(f"status 500: {error}") from error
 
 
 def import_by_copies(registry: Registry) -> Write:
@@ -245,15 +400,13 @@ def _import(registry: Registry, *, copy: bool) -> Write:
     manifest = layout.tag("1", layout.multi_arch("amd64", "arm64"))
     [repository] = OciLayout(Directory(str(layout.root))).repositories()
     [root] = repository.roots
-    store = registry.process().extensions["pierhead"].controller.store("app")
+    store = _controller(registry).store("app")
     client = registry.client("app")
 
     def write() -> None:
         registry.ledger.doubt(TAG, "app", "1")
-        try:
+        with _answered():
             outcome = Importer(copy=copy).run(store, "app", repository.content, root)
-        except OSError as error:
-            raise AssertionError(f"status 500: {error}") from error
         assert outcome.action in ("imported", "unchanged"), f"status 500: {outcome.reason}"
         client.promised(TAG, "1", manifest.body)
         for digest in layout.digests():
@@ -384,6 +537,11 @@ SINGLE: list[Operation] = [
     tag_moved,
     tag_deleted,
     tag_deleted_to_be_restored,
+    tag_restored,
+    tags_that_retention_drops,
+    repository_deleted,
+    repository_moved,
+    damaged_blob_pushed_again,
     blob_set_aside_and_needed,
     import_by_copies,
     manifest_deleted,
@@ -395,6 +553,8 @@ SINGLE: list[Operation] = [
 #: More than one client or process, or another tool: what they have under way at any moment is not known.
 JOINT: list[Operation] = [
     blob_set_aside,
+    damage_found,
+    damaged_blob_healed_elsewhere,
     index_that_was_not_synced,
     blob_that_was_not_synced,
     mount_of_a_blob_that_was_not_synced,
