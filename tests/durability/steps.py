@@ -6,7 +6,7 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
@@ -17,6 +17,7 @@ from tests.durability.disk import Disk
 
 _STORAGE = os.path.dirname(storage.__file__)
 _NAMES = ("open", "write", "fchown", "fchmod", "fsync", "rename", "mkdir")
+_ALL_NAMES = (*_NAMES, "link", "unlink", "rmdir", "utime")
 
 #: What happens instead of a step: told its name, the function and its arguments.
 Instead = Callable[[str, Callable[..., Any], tuple[Any, ...]], NoReturn]
@@ -25,13 +26,21 @@ Instead = Callable[[str, Callable[..., Any], tuple[Any, ...]], NoReturn]
 class Steps:
     """Count the steps; at the one with the number, or from it on, something else happens instead."""
 
-    def __init__(self, patch: pytest.MonkeyPatch, number: int, instead: Instead, *, lasting: bool = False) -> None:
-        """Take the place of the functions of the module os."""
+    def __init__(
+        self,
+        patch: pytest.MonkeyPatch,
+        number: int,
+        instead: Instead,
+        *,
+        lasting: bool = False,
+        names: Sequence[str] = _NAMES,
+    ) -> None:
+        """Take the place of the functions of the module os with these names."""
         self.fired = False
         self._left = number
         self._instead = instead
         self._lasting = lasting
-        for name in _NAMES:
+        for name in names:
             patch.setattr(os, name, partial(self._step, name, getattr(os, name)))
 
     def _step(self, name: str, original: Callable[..., Any], *args: Any, **options: Any) -> Any:
@@ -56,6 +65,18 @@ def die(name: str, original: Callable[..., Any], args: tuple[Any, ...]) -> NoRet
     _write_half(name, original, args)
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("still alive")
+
+
+def dies_at(number: int, write: Callable[[], object]) -> bool:
+    """Carry a write out in a process of its own that is killed at the step with this number; tell whether it was."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            Steps(pytest.MonkeyPatch(), number, die, names=_ALL_NAMES)
+            write()
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
 
 
 def _write_half(name: str, original: Callable[..., Any], args: tuple[Any, ...]) -> None:

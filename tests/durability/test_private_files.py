@@ -35,7 +35,7 @@ from tests.durability.private_files import (
     run_user_command,
     user_by_a_link,
 )
-from tests.durability.steps import Steps, die, fail
+from tests.durability.steps import Steps, dies_at, fail
 
 Operation = Callable[[Place], Write]
 MakePlace = Callable[[], Any]
@@ -91,13 +91,6 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> MakePlace:
                 disk.close()
 
     return make
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    """Give a directory in memory, which is quicker where no power is lost."""
-    with TemporaryDirectory(dir=_DIRECTORY) as name:
-        yield Path(name)
 
 
 @pytest.fixture
@@ -197,7 +190,7 @@ def test_kill_at_each_step(directory: Path, operation: Operation) -> None:
         place = made(directory / str(number))
         write = operation(place)
         before, modes = place.said(), {_mode(path) for path in place.secret()} | {0o600}
-        killed = _dies_at(number, write)
+        killed = dies_at(number, write)
         assert len(place.temporary()) <= killed
         assert {_mode(path) for path in place.temporary()} <= modes
         after = place.said()
@@ -209,18 +202,6 @@ def test_kill_at_each_step(directory: Path, operation: Operation) -> None:
         assert place.tokens().verify(place.tokens().issue(Identity("alice"))[0]).name == "alice"
         assert set(after.keys) < set(place.said().keys)
         assert set(after.users) < set(place.said().users)
-
-
-def _dies_at(number: int, write: Write) -> bool:
-    """Carry a write out in a process of its own that is killed at the step with this number; tell whether it was."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            Steps(pytest.MonkeyPatch(), number, die)
-            write()
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
 
 
 def _mode(path: Path) -> int:
