@@ -573,9 +573,9 @@ class LocalBackend:
         if self._quarantine.repositories(digest):
             self._sync_or_drop(path, descriptor)
             self._pool.drop(digest)
-            self._durable.rename(path, target)
             if self._dedupe:
-                self._pool.offer(target, digest)
+                self._pool.offer(path, digest)
+            self._durable.rename(path, target)
             self.heal(repository, digest)
         elif not self._has(target, size) and not self._take_from_pool(digest, target, size):
             self._sync_or_drop(path, descriptor)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 
-from storage.backend import Backend, Version, has_blob
+from storage.backend import Backend, Version
 from storage.controller import StoreController
 from storage.digest import Digest
-from storage.errors import IndexChanged, RepositoryUnknown
+from storage.errors import BlobUnknown, RepositoryUnknown
 from storage.index import RepositoryIndex
 from storage.undo import make_note
-
-_ATTEMPTS = 5  #: at a repository that is being pushed to
 
 
 class NotMovable(Exception):
@@ -24,43 +22,54 @@ def move(controller: StoreController, source: str, target: str, *, dry_run: bool
     At every moment at least one of the two is whole; after a crash it can be done again. What is pushed to the old name
     meanwhile moves too, or makes a repository of that name anew.
 
-    Raises RepositoryUnknown, ManifestInvalid if an index is damaged, NotMovable, IndexChanged if the old one never
-    comes to rest, and QuotaExceeded.
+    Raises RepositoryUnknown, ManifestInvalid if an index is damaged, NotMovable, and QuotaExceeded.
     """
-    for _ in range(_ATTEMPTS):
-        with suppress(IndexChanged):
-            return _move(controller, source, target, dry_run)
-    raise IndexChanged("the repository is being pushed to all the time", name=source)
-
-
-def _move(controller: StoreController, source: str, target: str, dry_run: bool) -> int:
     here, there = controller.store(source).backend, controller.store(target).backend
-    data, version = here.read_index(source)
-    index = RepositoryIndex.parse(data)
-    if not index.entries:
-        raise RepositoryUnknown("the repository has no manifests", name=source)
+    _, index = _read(here, source)
     _check_free(there, target, index)
     digests = list(here.list_blobs(source))
     if dry_run:
         return len(digests)
-    for digest in digests:
-        if not controller.mount(target, digest, source) and has_blob(here, source, digest):
-            raise NotMovable(f"blob {digest} cannot be copied: run pierhead scrub {source}")
+    for digest in digests:  # what comes to be missing is seen below, once nothing changes any more
+        controller.mount(target, digest, source)
     with ExitStack() as stack:
         for name in sorted((source, target)):  # whoever takes two locks takes them in this order
             stack.enter_context((here if name == source else there).lock(name))
-        if here.index_version(source) != version:
-            raise IndexChanged("the index has changed since its blobs were linked", name=source)
+        version, index = _read(here, source)
         known = _check_free(there, target, index)
-        for digest in digests:  # also what the collector has taken for garbage, as nothing referenced it there yet
-            if not has_blob(there, target, digest) and has_blob(here, source, digest):
-                raise IndexChanged("a blob has gone since it was linked", name=target)
-        there.swap_index(target, data, known)
+        digests = list(here.list_blobs(source))
+        for digest in digests:
+            _bring(controller, source, target, digest)
+        there.swap_index(target, index.data, known)
         for pulled in here.pulls(source):
             there.record_pull(target, Digest(pulled))
         here.note_removed(source, make_note(index.entries))
         here.swap_index(source, RepositoryIndex(index.document).data, version)
     return len(digests)
+
+
+def _read(backend: Backend, name: str) -> tuple[Version, RepositoryIndex]:
+    data, version = backend.read_index(name)
+    index = RepositoryIndex.parse(data)
+    if not index.entries:
+        raise RepositoryUnknown("the repository has no manifests", name=name)
+    return version, index
+
+
+def _bring(controller: StoreController, source: str, target: str, digest: Digest) -> None:
+    """Let the target have a blob, as it has most already; nothing is collected from either meanwhile."""
+    size = _size(controller.store(source).backend, source, digest)
+    if size in (None, _size(controller.store(target).backend, target, digest)):
+        return
+    if not controller.mount(target, digest, source):
+        raise NotMovable(f"blob {digest} cannot be copied: run pierhead scrub {source}")
+
+
+def _size(backend: Backend, name: str, digest: Digest) -> int | None:
+    try:
+        return backend.blob_size(name, digest)
+    except BlobUnknown:
+        return None
 
 
 def _check_free(backend: Backend, name: str, index: RepositoryIndex) -> Version | None:

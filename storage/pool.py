@@ -66,6 +66,8 @@ class Pool:
             self._durable.link(path, target)
         except FileExistsError:  # another worker offered its own at the same time
             return True
+        except FileNotFoundError:  # somebody has just taken it away
+            return False
         except OSError as error:
             if error.errno not in CANNOT_LINK:
                 raise

@@ -265,20 +265,6 @@ def test_what_is_pushed_while_it_moves_moves_too(registry: Registry, monkeypatch
     assert NAME not in names(registry)
 
 
-def test_one_that_is_pushed_to_all_the_time_stays(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    listed, numbers = LocalBackend.list_blobs, iter(range(100))
-
-    def then_push(backend: LocalBackend, name: str) -> Iterator[Digest]:
-        yield from list(listed(backend, name))
-        if name == NAME:
-            registry.image(f"{next(numbers)}", "late")
-
-    monkeypatch.setattr(LocalBackend, "list_blobs", then_push)
-    assert "pushed to all the time" in registry.run("repo", "mv", NAME, NEW, code=1).stderr
-    assert NAME in names(registry)
-    assert NEW not in names(registry)
-
-
 def test_what_the_collector_takes_meanwhile_is_taken_back(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """Linked blobs are as old as the others, and nothing references them yet at the new name."""
     image = registry.image("one", "1")
