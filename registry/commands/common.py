@@ -9,6 +9,7 @@ from typing import NoReturn
 import click
 
 from registry.audit import Audit, local_entry
+from registry.collecting import Stores
 from registry.config import Config, ConfigError, load, load_from_environment
 from storage.errors import NameInvalid
 from storage.names import check_name
@@ -47,6 +48,13 @@ def check_names(repositories: Iterable[str]) -> list[str]:
         return [check_name(name) for name in repositories]
     except NameInvalid as error:
         refuse(str(error))
+
+
+def check_there(stores: Stores, repositories: Iterable[str]) -> None:
+    """End on a repository of which nothing is there, not even what it has lost."""
+    for name in repositories:
+        if next(stores.controller.store(name).backend.places(prefix=name), None) != name:
+            refuse(f"there is no repository {name}; nothing was changed")
 
 
 def refuse(message: str) -> NoReturn:

@@ -17,6 +17,7 @@ from registry.collecting import Stores
 from registry.commands.common import (
     FAILED,
     check_names,
+    check_there,
     config_option,
     dry_run_option,
     json_option,
@@ -61,6 +62,7 @@ def gc(  # noqa: PLR0913
     """
     names = check_names(repositories)
     config, stores = _open(path)
+    check_there(stores, names)
     if explain is not None:
         _explain(config, stores, names, _digest(explain), as_json)
         return
@@ -94,6 +96,7 @@ def purge(*, repositories: tuple[str, ...], path: str | None, dry_run: bool, as_
     """
     names = check_names(repositories)
     config, stores = _open(path)
+    check_there(stores, names)
     result = Result()
     with (
         telling(_teller(as_json, dry_run)) as tell,
@@ -117,6 +120,7 @@ def history(*, repository: str, path: str | None, as_json: bool) -> None:
     """List what a repository has lost and can be restored: the time, the tag, and the digest that it had until then."""
     (name,) = check_names([repository])
     _, stores = _open(path)
+    check_there(stores, [name])
     for lost in undo.history(stores.controller.store(name).backend, name):
         when = timestamp(lost.time)
         if as_json:

@@ -14,6 +14,7 @@ from registry.collecting import Stores
 from registry.commands.common import (
     FAILED,
     check_names,
+    check_there,
     config_option,
     dry_run_option,
     json_option,
@@ -54,10 +55,10 @@ def scrub(  # noqa: PLR0913
     """
     names = check_names(repositories)
     config = load_config(path)
-    result = Result()
-
-    deadline = time.monotonic() + max_seconds if max_seconds else math.inf
     stores, rate = Stores(config), _speed(config, speed)
+    check_there(stores, names)
+    result = Result()
+    deadline = time.monotonic() + max_seconds if max_seconds else math.inf
     with (
         telling(partial(_tell, config, as_json=as_json, dry_run=dry_run)) as tell,
         progress("repositories scrubbed", len(names) or None) as advance,

@@ -181,7 +181,7 @@ def test_bad_input_ends_with_2_and_changes_nothing(registry: Registry, arguments
 
 def test_a_registry_that_has_nothing_yet(registry: Registry) -> None:
     assert registry.lines("gc")[-1]["summary"]["repositories"] == 0
-    assert registry.lines("history", NAME) == []
+    registry.run("history", NAME, code=2)
     assert not os.path.exists(registry.root)
 
 
@@ -202,3 +202,14 @@ def test_as_root_it_acts_as_the_owner_of_the_store() -> None:
         registry.run("restore", NAME, "1")
         assert (registry.root / ".pierhead/gc/journal").stat().st_uid == service
         assert (registry.root / NAME / "index.json").stat().st_uid == service
+
+
+@pytest.mark.parametrize("command", ["gc", "purge", "scrub", "history"])
+def test_of_what_is_not_there(registry: Registry, command: str) -> None:
+    """A name that is mistyped must not look like a repository in which there was nothing to do."""
+    registry.image("one", "1")
+    registry.push_blob(b"garbage", f"{NAME}/no/nested")
+    before = registry.tree()
+    said = registry.run(command, f"{NAME}/no", code=2).stderr
+    assert said == f"there is no repository {NAME}/no; nothing was changed\n"
+    assert registry.tree() == before

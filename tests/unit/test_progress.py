@@ -10,7 +10,7 @@ from itertools import count
 
 import pytest
 
-from registry.commands.progress import progress
+from registry.commands.progress import progress, telling
 
 
 def test_without_a_terminal_one_line_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,3 +61,32 @@ def test_on_a_terminal_a_bar_and_nothing_on_stdout(total: str) -> None:
     assert done.stdout == b""
     assert "checked" in shown
     assert "3/3" in shown
+
+
+def test_what_is_told_without_a_terminal_is_told_at_once() -> None:
+    told: list[str] = []
+    with telling(told.append) as tell:
+        tell("a")
+        assert told == ["a"]
+
+
+def test_what_is_told_on_a_terminal_does_not_break_the_bar() -> None:
+    """Nor is it lost where the work fails."""
+    script = (
+        "from registry.commands.progress import progress, telling\n"
+        "with telling(print) as tell, progress('checked', 2) as advance:\n"
+        "    advance(1)\n"
+        "    tell('found something')\n"
+        "    advance(1)\n"
+        "    raise SystemExit(1)\n"
+    )
+    ours, theirs = pty.openpty()
+    try:
+        done = subprocess.run([sys.executable, "-c", script], stdout=theirs, stderr=theirs, check=False, timeout=60)
+        shown = os.read(ours, 65536).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert done.returncode == 1
+    assert shown.index("2/2") < shown.index("found something")
+    assert shown.splitlines()[-1] == "found something"
