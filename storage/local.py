@@ -19,7 +19,7 @@ from storage.backend import Binned, Identity, Redirect, Source, Stream, Version
 from storage.bin import Bin
 from storage.cache import Cache
 from storage.digest import ALGORITHMS, Digest, is_digest, new_hasher
-from storage.durable import Durable
+from storage.durable import Durable, write_all
 from storage.errors import BlobUnknown, DigestMismatch, IndexChanged, RepositoryUnknown
 from storage.layout import BIN, BLOBS, INDEX, TEMPORARY, UPLOADS, Layout
 from storage.names import is_component
@@ -138,7 +138,7 @@ class LocalBackend:
         path = self._layout.index(repository)
         old_mtime = expected[2] if isinstance(expected, tuple) else 0
         with self._temporary(repository) as (temporary, descriptor):
-            _write_all(descriptor, data)
+            write_all(descriptor, data)
             _raise_mtime(descriptor, old_mtime)
             self._durable.sync_file(descriptor)
             self._durable.rename(temporary, path)
@@ -166,7 +166,7 @@ class LocalBackend:
         marker = self._layout.marker(repository)
         if not os.path.exists(marker):
             with self._temporary(repository) as (temporary, descriptor):
-                _write_all(descriptor, _MARKER)
+                write_all(descriptor, _MARKER)
                 self._durable.sync_file(descriptor)
                 self._durable.rename(temporary, marker)
 
@@ -278,7 +278,7 @@ class LocalBackend:
         if not self._quarantine.repositories(digest) and self._has(target, len(data)):
             return
         with self._temporary(repository) as (temporary, descriptor):
-            _write_all(descriptor, data)
+            write_all(descriptor, data)
             self._adopt(repository, digest, temporary, descriptor)
 
     def link_blob(self, source: str, target: str, digest: Digest) -> None:
@@ -634,7 +634,7 @@ class LocalBackend:
                 raise
         with io.FileIO(source) as original, self._temporary(repository) as (temporary, descriptor):
             while chunk := original.read(_COPY):
-                _write_all(descriptor, chunk)
+                write_all(descriptor, chunk)
             self._durable.sync_file(descriptor)
             self._durable.rename(temporary, target)
 
@@ -697,12 +697,6 @@ def _raise_mtime(descriptor: int, floor: int) -> None:
         step *= 10
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
 def _checksummed(data: bytes) -> bytes:
     return hashlib.sha256(data).hexdigest().encode() + b"\n" + data
 
@@ -710,7 +704,7 @@ def _checksummed(data: bytes) -> bytes:
 def _replace(descriptor: int, data: bytes) -> None:
     """Make `data` the whole content of an open file, if it is not."""
     if os.pread(descriptor, len(data) + 1, 0) != data:
-        _write_all(descriptor, data)
+        write_all(descriptor, data)
         os.ftruncate(descriptor, len(data))
 
 
