@@ -10,7 +10,9 @@ from flask import Response, request
 
 from registry.context import location
 from storage.digest import Digest
+from storage.image_store import StoredManifest
 
+COPY = 1024 * 1024  #: bytes that are copied at a time where the kernel cannot send the file itself
 #: What lies under its digest never changes.
 _IMMUTABLE = "max-age=31536000, immutable"
 
@@ -46,6 +48,29 @@ def content_headers(digest: Digest, media_type: str, *, by_digest: bool) -> dict
         "Content-Type": media_type,
         "ETag": f'"{digest}"',
         "Cache-Control": _IMMUTABLE if by_digest else "no-cache",
+    }
+
+
+def manifest_headers(manifest: StoredManifest, reference: str) -> dict[str, str]:
+    """Return what is said of a manifest that is pulled."""
+    headers = content_headers(manifest.digest, manifest.media_type, by_digest=":" in reference)
+    if manifest.warning:
+        headers["Warning"] = f'299 - "{manifest.warning}"'
+    return headers
+
+
+def blob_headers(digest: Digest) -> dict[str, str]:
+    """Return what is said of a blob that is pulled."""
+    return content_headers(digest, "application/octet-stream", by_digest=True) | {"Accept-Ranges": "bytes"}
+
+
+def final_headers(request_id: str) -> dict[str, str]:
+    """Return what every answer of the distribution API ends with."""
+    return {
+        "Docker-Distribution-API-Version": "registry/2.0",
+        # A blob may be a page with a script, and its pusher somebody else than who opens it in a browser.
+        "X-Content-Type-Options": "nosniff",
+        "X-Request-Id": request_id,
     }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from flask import Flask, Response, request
 from werkzeug.routing import PathConverter
 
+from blueprints.responses import final_headers
 from registry.context import pierhead
 from registry.logs import request_id
 from storage.digest import parse_digest
@@ -40,11 +41,9 @@ def _check_values(values: dict[str, Any]) -> None:
 
 
 def _finish(response: Response) -> Response:
-    if request.path.startswith(("/v2", "/oras/")):
-        response.headers["Docker-Distribution-API-Version"] = "registry/2.0"
-    # A blob may be a page with a script, and its pusher somebody else than who opens it in a browser.
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["X-Request-Id"] = request_id()
+    response.headers.update(final_headers(request_id()))
+    if not request.path.startswith(("/v2", "/oras/")):
+        del response.headers["Docker-Distribution-API-Version"]
     metrics = pierhead().metrics
     metrics.add("requests")
     metrics.add(f"responses_{response.status_code // 100}xx")

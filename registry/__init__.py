@@ -24,6 +24,7 @@ def create_app(config: Config | None = None) -> Flask:
     """
     from blueprints import docs, extensions, routes, token  # noqa: PLC0415
     from blueprints.distribution import blobs, manifests, ping, referrers, tags, uploads  # noqa: PLC0415
+    from blueprints.express import Express  # noqa: PLC0415
     from registry import cli  # noqa: PLC0415
 
     config = config or load_from_environment()
@@ -39,8 +40,8 @@ def create_app(config: Config | None = None) -> Flask:
         audit.install(app, Audit(config.log.audit))
     logs.install(app)
     cors.install(app, config.http.allow_origin)
-    if config.http.ratelimit:
-        limit = RateLimit(config.http.ratelimit, layout.limits)
+    limit = RateLimit(config.http.ratelimit, layout.limits) if config.http.ratelimit else None
+    if limit:
         app.before_request(lambda: limit.check(request.method, request.remote_addr or ""))
     routes.install(app)
     for module in (ping, manifests, blobs, uploads, tags, referrers, extensions):
@@ -49,6 +50,8 @@ def create_app(config: Config | None = None) -> Flask:
         app.register_blueprint(token.blueprint)
     docs.register(app)
     cli.register(app)
+    if not config.http.allow_origin:  # what pages of others may read, only the routes say
+        app.wsgi_app = Express(app.wsgi_app, app.extensions["pierhead"], limit)  # type: ignore[method-assign]
     if config.http.tls:
         app.wsgi_app = TLSOnly(app.wsgi_app)  # type: ignore[method-assign]
     if config.server.trusted_proxies:

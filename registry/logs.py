@@ -88,7 +88,11 @@ def _handler(output: str) -> logging.Handler:
 
 def request_id() -> str:
     """Return the id of the request that is being served: a trusted proxy's X-Request-Id, else 16 random digits."""
-    environ = request.environ
+    return request_id_of(request.environ)
+
+
+def request_id_of(environ: WSGIEnvironment) -> str:
+    """Return the id of the request with this environment, which keeps it."""
     found: str | None = environ.get(REQUEST_ID)
     if found is None:
         found = environ[REQUEST_ID] = _given_id(environ) or f"{random.getrandbits(64):016x}"

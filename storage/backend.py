@@ -109,6 +109,12 @@ class Backend(Protocol):
     def read_blob(self, repository: str, digest: Digest, limit: int) -> bytes:
         """Return a small blob whole, but at most `limit` bytes of it; raise BlobUnknown."""
 
+    def size_now(self, repository: str, digest: Digest) -> int | None:
+        """Return the size of a blob that is in its place; None of any other, also of one that can be given it back."""
+
+    def read_now(self, repository: str, digest: Digest, limit: int) -> bytes | None:
+        """Return a blob of at most `limit` bytes, if its content can be had without waiting for a disk; else None."""
+
     def put_blob(self, repository: str, digest: Digest, data: bytes) -> None:
         """Store a small blob whose digest has been checked; durable once an index is swapped in after it."""
 

@@ -117,6 +117,18 @@ class ImageStore:
         warning = self._keeper.warning(repository, reference, digest, snapshot)
         return StoredManifest(digest, entry["mediaType"], data, warning)
 
+    def recall_manifest(self, repository: str, reference: str) -> StoredManifest | None:
+        """Return the manifest that a tag or digest names, if all of it is in memory and nobody counts its pulls.
+
+        Raises ManifestUnknown, and DigestInvalid for what looks like a digest and is none.
+        """
+        snapshot = self._snapshots.get(repository)
+        if self._keeper or snapshot is None or snapshot.version != self._backend.index_version(repository):
+            return None
+        entry = self._find(repository, snapshot, reference)
+        data = self._bodies.get((repository, entry["digest"]))
+        return None if data is None else StoredManifest(Digest(entry["digest"]), entry["mediaType"], data)
+
     def put_manifest(  # noqa: PLR0913
         self,
         repository: str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import logging
@@ -270,6 +271,33 @@ class LocalBackend:
         """Read a small blob."""
         with self._open(repository, digest) as file:
             return file.read(limit)
+
+    def size_now(self, repository: str, digest: Digest) -> int | None:
+        """Look whether the file is there."""
+        try:
+            return os.stat(self._layout.blob(repository, digest)).st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def read_now(self, repository: str, digest: Digest, limit: int) -> bytes | None:
+        """Read a small blob that is in the page cache."""
+        try:
+            descriptor = os.open(self._layout.blob(repository, digest), os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        try:
+            size = os.fstat(descriptor).st_size
+            if size > limit:
+                return None
+            data = bytearray(size)
+            whole = not size or os.preadv(descriptor, [data], 0, os.RWF_NOWAIT) == size
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
+                raise
+            return None
+        finally:
+            os.close(descriptor)
+        return bytes(data) if whole else None
 
     def put_blob(self, repository: str, digest: Digest, data: bytes) -> None:
         """Write a small blob beside the others, then give it its name."""

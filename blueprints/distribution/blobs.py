@@ -5,7 +5,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from werkzeug.wsgi import FileWrapper
 
 from blueprints.requests import wanted_part
-from blueprints.responses import content_headers, empty, is_known, not_modified
+from blueprints.responses import COPY, blob_headers, empty, is_known, not_modified
 from registry.auth.gate import needs
 from registry.auth.identity import Action
 from registry.context import pierhead, store
@@ -14,7 +14,6 @@ from storage.digest import Digest
 
 blueprint = Blueprint("blobs", __name__)
 _URL = "/v2/<name:name>/blobs/<digest>"
-_COPY = 1024 * 1024  #: bytes that are copied at a time where the kernel cannot send the file itself
 
 
 @blueprint.get(_URL)
@@ -22,7 +21,7 @@ _COPY = 1024 * 1024  #: bytes that are copied at a time where the kernel cannot 
 def get(name: str, digest: Digest) -> AnyResponse:
     """Return a blob or a part of it; for HEAD, its headers."""
     size = store(name).blob_size(name, digest)
-    headers = content_headers(digest, "application/octet-stream", by_digest=True) | {"Accept-Ranges": "bytes"}
+    headers = blob_headers(digest)
     if is_known(digest):
         return not_modified(headers)
     if request.method == "HEAD":
@@ -38,7 +37,7 @@ def get(name: str, digest: Digest) -> AnyResponse:
     pierhead().metrics.add("blob_pulls")
     pierhead().metrics.add("blob_pull_bytes", stop - start)
     wrapper = request.environ.get("wsgi.file_wrapper", FileWrapper)
-    return Response(wrapper(content, _COPY), 206 if part else 200, headers, direct_passthrough=True)
+    return Response(wrapper(content, COPY), 206 if part else 200, headers, direct_passthrough=True)
 
 
 @blueprint.delete(_URL)

@@ -3,7 +3,7 @@
 from flask import Blueprint, Response, request
 
 from blueprints.requests import Body, content_type, precondition
-from blueprints.responses import content_headers, empty, is_known, not_modified
+from blueprints.responses import empty, is_known, manifest_headers, not_modified
 from registry.auth.gate import needs
 from registry.auth.identity import Action
 from registry.context import location, pierhead, store
@@ -19,9 +19,7 @@ _URL = "/v2/<name:name>/manifests/<reference>"
 def get(name: str, reference: str) -> Response:
     """Return a manifest as it was pushed; for HEAD, its headers."""
     manifest = store(name).get_manifest(name, reference)
-    headers = content_headers(manifest.digest, manifest.media_type, by_digest=":" in reference)
-    if manifest.warning:
-        headers["Warning"] = f'299 - "{manifest.warning}"'
+    headers = manifest_headers(manifest, reference)
     if is_known(manifest.digest):
         return not_modified(headers)
     if request.method == "GET":

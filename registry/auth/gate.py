@@ -7,6 +7,7 @@ in the URL, before any store is asked, so that what exists and what does not are
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ from registry.errors import RequestRefused, other_methods
 from storage.digest import Digest
 
 if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
     from registry.auth.bearer import BearerVerifier
     from registry.auth.passwords import Passwords
     from registry.auth.policy import AccessControl
@@ -48,6 +51,8 @@ _WORDS = {
     frozenset({Action.DELETE}): "delete from",
 }
 #: Basic credentials with an empty name and an empty password.
+_BASIC = re.compile(r"[Bb]asic ((?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}(?:==|[A-Za-z0-9+/]=))?)")
+_BEARER = re.compile(r"[Bb]earer ([A-Za-z0-9._~+/-]+)")
 _NOBODY = re.compile(r"basic +Og==", re.IGNORECASE)
 
 
@@ -173,6 +178,32 @@ class Gate:
         except CredentialsRefused as error:
             g.refusal = error.reason
             raise self.challenge(Need(), error.message, fault="invalid_token") from error
+
+    def plain_reader(self, environ: WSGIEnvironment, repository: str) -> Identity | None:
+        """Return who makes a request, if that is known without asking anybody, and they may read a repository.
+
+        Only `admit` can tell about whom this does not. Raises CredentialsRefused, RequestRefused and StoreUnavailable.
+        """
+        if self._is_open:
+            return ANONYMOUS
+        identity = self._plain_identity(environ)
+        may = identity and policy.decide(self._rules.current(), identity, repository, Action.READ)
+        return identity if may else None
+
+    def _plain_identity(self, environ: WSGIEnvironment) -> Identity | None:
+        header: str | None = environ.get("HTTP_AUTHORIZATION")
+        if header is None:
+            return None if CLIENT_CERTIFICATE in environ else ANONYMOUS
+        if (token := _BEARER.fullmatch(header)) and (self._bearer or self.tokens):
+            return self._by_token(token[1])
+        basic = _BASIC.fullmatch(header)
+        if basic is None or self._passwords is None:
+            return None
+        try:
+            user, _, password = b64decode(basic[1]).decode().partition(":")
+        except UnicodeDecodeError:
+            return None
+        return self._passwords.recall(user, password, environ.get("REMOTE_ADDR", ""))
 
     def basic_identity(self) -> Identity:
         """Return who this request is by a name and password alone; ANONYMOUS without any.

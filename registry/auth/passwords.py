@@ -86,20 +86,24 @@ class Passwords:
         Raises CredentialsRefused, StoreUnavailable, and RequestRefused (429) when `address` guessed too often or too
         many verifications run already.
         """
-        self._guesses.check(user, address)
-        mark = self._fingerprint(user, password)
-        known = self._recall(mark)
+        known = self.recall(user, password, address)
         if known is not None:
             return known
-        if self._keys and self._keys.is_key(password) and (identity := self._keys.verify(user, password)):
-            return identity
         with self._slot():
-            found = self._ask_once(mark, user, password, address)
+            found = self._ask_once(self._fingerprint(user, password), user, password, address)
             if found is None:
                 time.sleep(self._fail_delay)
                 raise CredentialsRefused(reason="wrong name or password")
         self._guesses.succeeded(user, address)
         return found
+
+    def recall(self, user: str, password: str, address: str) -> Identity | None:
+        """Return who this is, if that can be told without asking a store; raise RequestRefused as `identity` does."""
+        self._guesses.check(user, address)
+        known = self._recall(self._fingerprint(user, password))
+        if known is None and self._keys and self._keys.is_key(password):
+            return self._keys.verify(user, password)
+        return known
 
     def renewed(self, identity: Identity) -> Identity | None:
         """Return who somebody is now, by the store that once vouched for them; None if it no longer does."""
