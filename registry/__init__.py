@@ -9,6 +9,7 @@ from registry.audit import Audit
 from registry.auth.build import build_gate
 from registry.config import Config, load_from_environment
 from registry.context import Pierhead
+from registry.inline import INLINE
 from registry.metrics import Metrics
 from registry.proxy import TrustedProxies
 from registry.ratelimit import RateLimit
@@ -51,6 +52,7 @@ def create_app(config: Config | None = None) -> Flask:
     docs.register(app)
     cli.register(app)
     if not config.http.allow_origin:  # what pages of others may read, only the routes say
+        app.extensions[INLINE] = True
         app.wsgi_app = Express(app.wsgi_app, app.extensions["pierhead"], limit)  # type: ignore[method-assign]
     if config.http.tls:
         app.wsgi_app = TLSOnly(app.wsgi_app)  # type: ignore[method-assign]

@@ -17,6 +17,9 @@ from registry.tls_stream import TLSStream
 MAX_HEAD = 64 * 1024
 _RECEIVE = 64 * 1024
 
+# How the requests begin of which most are for what lies in memory.
+_PLAIN = (b"GET /v2/", b"HEAD /v2/")
+
 # The largest part of a body that is handed on at once: large enough to hash and write well, small enough for memory.
 _PIECE = 1024 * 1024
 
@@ -136,12 +139,29 @@ class Request(message.Request):
         return super().should_close() or not self.body.finished
 
 
+class Sink:
+    """Take an answer in the place of a client."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.data = b""
+
+    def sendall(self, data: bytes) -> None:
+        """Take what is sent."""
+        self.data += data
+
+    hold = sendall
+
+    def flush(self) -> None:
+        """Have nothing kept back."""
+
+
 class Response(wsgi.Response):
     """Write an answer as gunicorn does, its head together with the beginning of its body."""
 
     headers_sent: bool
 
-    def __init__(self, req: Request, sock: Stream, cfg: Config) -> None:
+    def __init__(self, req: Request, sock: Stream | Sink, cfg: Config) -> None:
         """Take the request that is answered."""
         super().__init__(req, sock, cfg)
         self.version = "pierhead"
@@ -173,6 +193,7 @@ class Connection:
         self.server = server
         self.parser = _Parser(cfg, stream, client)
         self.head = b""
+        self.parsed: Request | Exception | None = None
         self.served = False
         self.deadline = 0.0
         self.awaited = 0
@@ -205,16 +226,38 @@ class Connection:
         self.head += data
         return self.has_head
 
-    def next_head(self, seconds: float) -> bool:
-        """Wait so long for the next head, and tell whether it came."""
+    def go_on(self) -> bool:
+        """Begin with the next request, and tell whether its head has come already."""
         self.served = True
         self.head = self.parser.unreader.take_buffered()
-        if self.head and self.has_head:
-            return True
-        return self.sock.ready(select.POLLIN, seconds) and self.receive()
+        return bool(self.head) and self.has_head
+
+    def next_head(self, seconds: float) -> bool:
+        """Wait so long for the next head, and tell whether it came."""
+        return self.go_on() or (self.sock.ready(select.POLLIN, seconds) and self.receive())
+
+    @property
+    def asks_plainly(self) -> bool:
+        """Tell whether it is likely that what has arrived can be answered at once."""
+        return self.head.startswith(_PLAIN) and b"\r\n\r\n" in self.head
+
+    def parse_ahead(self) -> Request | None:
+        """Parse a whole head without waiting, for `parse` to find it so; give the request, None if it is malformed."""
+        try:
+            self.parsed = self.parse()
+        except Exception as error:
+            self.parsed = error
+            return None
+        return self.parsed
 
     def parse(self) -> Request:
         """Parse the head; raise gunicorn's ParseException if it is malformed."""
+        parsed, self.parsed = self.parsed, None
+        if isinstance(parsed, Exception):
+            raise parsed
+        return parsed or self._parse()
+
+    def _parse(self) -> Request:
         head, self.head = self.head, b""
         # A request line without an end is told by the parser, as 414.
         if len(head) > MAX_HEAD and b"\r\n" in head and b"\r\n\r\n" not in head:
@@ -290,3 +333,8 @@ class TLSConnection(Connection):
         if not isinstance(self.sock, TLSStream):
             raise NotTLS
         return super().parse()
+
+    @property
+    def asks_plainly(self) -> bool:
+        """Tell that it does not: to encrypt may take more than one look at the socket."""
+        return False

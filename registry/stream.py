@@ -63,6 +63,13 @@ class Stream(socket.socket):
         except BlockingIOError:
             return None
 
+    def send_now(self, data: bytes) -> bytes:
+        """Send what there is room for, without waiting, and give the rest."""
+        try:
+            return data[super().send(data) :]
+        except BlockingIOError:
+            return data
+
     def recv(self, size: int, flags: int = 0, /) -> bytes:
         """Receive at least a byte; empty at the end."""
         while True:

@@ -26,8 +26,9 @@ from registry.auth.certificates import CLIENT_CERTIFICATE
 from registry.balance import Balance
 from registry.collecting import collect_on_schedule
 from registry.config import Config, load_from_environment
-from registry.connection import Connection, Request, Response, TLSConnection
+from registry.connection import Connection, Request, Response, Sink, TLSConnection
 from registry.errors import error_body
+from registry.inline import INLINE, NOT_INLINE
 from registry.scrubbing import scrub_on_schedule
 from registry.stream import Stream
 from registry.tls import Contexts, contexts_of
@@ -120,6 +121,7 @@ class Worker(ThreadWorker):
         self.next_sweep = 0.0
         self.accept_after = 0.0
         self.accept_failing = False
+        self.inline = False
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
@@ -131,6 +133,11 @@ class Worker(ThreadWorker):
         collect_on_schedule(self.config)
         scrub_on_schedule(self.config)
         super().init_process()
+
+    def load_wsgi(self) -> None:
+        """Load the application, and see whether it knows of answers that are given at once."""
+        super().load_wsgi()
+        self.inline = INLINE in getattr(self.wsgi, "extensions", {})
 
     def get_thread_pool(self) -> Threads:
         """Give the pool of threads."""
@@ -190,13 +197,58 @@ class Worker(ThreadWorker):
             self.forget(conn)
             return
         if complete:
-            self._stop_waiting(conn)
-            self.tpool.submit(self.handle, conn)
+            if not (self.inline and conn.asks_plainly and self._answer_inline(conn)):
+                self._hand_over(conn)
         elif conn.sock.wants != conn.awaited:
             self._stop_waiting(conn)
             self.await_head(conn)
         else:
             self._set_deadline(conn)
+
+    def _answer_inline(self, conn: Connection) -> bool:
+        """Answer a request here, if that takes no waiting; tell whether that was done.
+
+        The connection stays in the poller then, unless its client does not take the answer.
+        """
+        request = conn.parse_ahead()
+        if request is None or not request.body.finished:
+            return False
+        started, sink = datetime.now(), Sink()
+        response, environ = self._create(request, conn, sink)
+        environ[INLINE] = True
+        try:
+            parts = self.wsgi(environ, response.start_response)
+        except Exception:  # in a thread it is met again, and answered
+            return False
+        if parts is NOT_INLINE:
+            return False
+        conn.parsed = None
+        self._count(response)
+        self._respond(response, parts)
+        self.log.access(response, request, environ, datetime.now() - started)
+        self._send_inline(conn, sink.data, last=response.should_close())
+        return True
+
+    def _send_inline(self, conn: Connection, answer: bytes, *, last: bool) -> None:
+        """Send an answer as far as its client takes it at once, and wait for the next request; threads do the rest."""
+        try:
+            rest = conn.sock.send_now(answer)
+        except OSError:
+            rest, last = b"", True
+        if rest:
+            self._hand_over(conn, partial(self._finish, rest, last))
+        elif last:
+            self._stop_waiting(conn)
+            self.forget(conn)
+        elif conn.go_on():
+            self._hand_over(conn)
+        else:
+            self._set_deadline(conn)
+
+    def _hand_over(self, conn: Connection, first: Callable[[Connection], bool] | None = None) -> None:
+        """Let a thread serve a connection, after it has done something else `first`."""
+        self._stop_waiting(conn)
+        self.tpool.submit(self.handle, conn, first or self._serve)
 
     def _set_deadline(self, conn: Connection) -> None:
         now = time.monotonic()
@@ -241,10 +293,11 @@ class Worker(ThreadWorker):
 
     # The threads: requests are parsed, answered, and followed by the next one or the end.
 
-    def handle(self, conn: Connection) -> None:
-        """Serve a connection that has a head, until it falls idle or ends."""
+    def handle(self, conn: Connection, step: Callable[[Connection], bool]) -> None:
+        """Take a step, then serve a connection until it falls idle or ends."""
         try:
-            while self._serve(conn):
+            while step(conn):
+                step = self._serve
                 if not conn.next_head(_NEXT_REQUEST_SECONDS):
                     self.method_queue.defer(self.await_head, conn)
                     return
@@ -256,6 +309,12 @@ class Worker(ThreadWorker):
         except Exception:
             self.log.exception("Error on the connection of %s", conn.client)
         self.method_queue.defer(self.forget, conn)
+
+    @staticmethod
+    def _finish(rest: bytes, last: bool, conn: Connection) -> bool:
+        """Send the rest of an answer, and tell whether another request may follow."""
+        conn.sock.sendall(rest)
+        return not last
 
     def turn_away(self, conn: Connection) -> None:
         """Close a connection on which no request can come, so that the client sees why."""
@@ -280,10 +339,7 @@ class Worker(ThreadWorker):
     def handle_request(self, req: Request, conn: Connection) -> bool:
         """Let the application answer a request and tell whether the connection can go on."""
         started = datetime.now()
-        response, environ = wsgi.create(req, conn.sock, conn.client, conn.server, self.cfg, response_class=Response)
-        environ["wsgi.multithread"] = True
-        if (certificate := conn.sock.client_certificate) is not None:
-            environ[CLIENT_CERTIFICATE] = certificate
+        response, environ = self._create(req, conn, conn.sock)
         self._count(response)
         try:
             self._respond(response, self.wsgi(environ, response.start_response))
@@ -298,6 +354,14 @@ class Worker(ThreadWorker):
         finally:
             self.log.access(response, req, environ, datetime.now() - started)
         return not response.should_close()
+
+    def _create(self, req: Request, conn: Connection, to: Stream | Sink) -> tuple[Response, dict[str, Any]]:
+        """Give what answers a request, and what the application is told of it."""
+        response, environ = wsgi.create(req, to, conn.client, conn.server, self.cfg, response_class=Response)
+        environ["wsgi.multithread"] = True
+        if (certificate := conn.sock.client_certificate) is not None:
+            environ[CLIENT_CERTIFICATE] = certificate
+        return response, environ
 
     def _count(self, response: Response) -> None:
         """Count a request; end the connection with it when the worker is to end."""

@@ -68,7 +68,7 @@ class Place:
         inline: bool = False,
         address: str = "127.0.0.1",
     ) -> Answer:
-        environ = EnvironBuilder(path, method=method, headers=dict(headers or {})).get_environ()
+        environ = EnvironBuilder(path, method=method, headers=list((headers or {}).items())).get_environ()
         environ |= {REQUEST_ID: "a-request-id", "REMOTE_ADDR": address} | ({INLINE: True} if inline else {})
         said: list[Any] = []
         parts = app(environ, lambda status, headers, _=None: said.extend((status, headers)))
