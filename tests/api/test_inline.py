@@ -46,7 +46,7 @@ def answers(client: socket.socket, count: int) -> list[WireAnswer]:
         for _ in range(count):
             response = HTTPResponse(_Once(stream), method="GET")  # type: ignore[arg-type]
             response.begin()
-            found.append(WireAnswer(response.status, response.headers, response.read()))
+            found.append(WireAnswer(response.status, dict(response.headers.items()), response.read()))
         return found
 
 
