@@ -116,14 +116,12 @@ class Express:
         return _Answer(headers, size, environ.get("wsgi.file_wrapper", FileWrapper)(content, COPY))
 
     def _count(self, pull: _Pull, size: int) -> None:
-        metrics = self._registry.metrics
-        metrics.add("requests")
-        metrics.add("responses_2xx")
+        pulled = {}
         if pull.with_body and pull.kind == "manifests":
-            metrics.add("manifest_pulls")
+            pulled = {"manifest_pulls": 1}
         elif pull.with_body:
-            metrics.add("blob_pulls")
-            metrics.add("blob_pull_bytes", size)
+            pulled = {"blob_pulls": 1, "blob_pull_bytes": size}
+        self._registry.metrics.add_all({"requests": 1, "responses_2xx": 1} | pulled)
 
 
 def _plain_pull(environ: WSGIEnvironment) -> _Pull | None:

@@ -44,7 +44,5 @@ def _finish(response: Response) -> Response:
     response.headers.update(final_headers(request_id()))
     if not request.path.startswith(("/v2", "/oras/")):
         del response.headers["Docker-Distribution-API-Version"]
-    metrics = pierhead().metrics
-    metrics.add("requests")
-    metrics.add(f"responses_{response.status_code // 100}xx")
+    pierhead().metrics.add_all({"requests": 1, f"responses_{response.status_code // 100}xx": 1})
     return response

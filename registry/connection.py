@@ -5,10 +5,12 @@ import select
 import socket
 import ssl
 import time
+from functools import lru_cache
 from typing import Any
 
 from gunicorn.config import Config
 from gunicorn.http import body, errors, message, parser, wsgi
+from gunicorn.util import http_date
 
 from registry.stream import Stream
 from registry.tls_stream import TLSStream
@@ -121,6 +123,10 @@ class Request(message.Request):
     scheme: str
     _expected_100_continue: bool
 
+    def _peer_trusted_for_forwarded(self) -> tuple[dict[str, str], list[str]]:
+        """Believe no peer what it says about others: whom to trust is the application's to decide."""
+        return {}, []
+
     def set_body_reader(self) -> None:
         """Choose how the body is read."""
         super().set_body_reader()
@@ -166,6 +172,17 @@ class Response(wsgi.Response):
         super().__init__(req, sock, cfg)
         self.version = "pierhead"
 
+    def default_headers(self) -> list[str]:
+        """Give the lines that every head begins with."""
+        major, minor = self.req.version
+        return [
+            f"HTTP/{major}.{minor} {self.status}\r\n",
+            f"Server: {self.version}\r\n",
+            f"Date: {_date(int(time.time()))}\r\n",
+            f"Connection: {'close' if self.should_close() else 'keep-alive'}\r\n",
+            *(["Transfer-Encoding: chunked\r\n"] if self.chunked else []),
+        ]
+
     def send_headers(self) -> None:
         """Write the head, once; it leaves with what is written next."""
         if not self.headers_sent:
@@ -179,8 +196,23 @@ class Response(wsgi.Response):
         self.sock.flush()
 
 
+@lru_cache(maxsize=1)
+def _date(second: int) -> str:
+    """Give a time, in seconds since the epoch, as HTTP writes it."""
+    date: str = http_date(second)
+    return date
+
+
 class _Parser(parser.RequestParser):
     mesg_class = Request
+    mesg: Request | None
+
+    def finish_body(self, deadline: float | None = None, max_bytes: int | None = None) -> bool:
+        """Read what is left of a body, and tell whether that is all; mostly there is nothing left."""
+        if self.mesg is None or self.mesg.body.finished:
+            return True
+        done: bool = super().finish_body(deadline, max_bytes)
+        return done
 
 
 class Connection:

@@ -11,6 +11,7 @@ import mmap
 import os
 import struct
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 from storage import locks
@@ -52,12 +53,16 @@ class Metrics:
 
     def add(self, name: str, amount: int = 1) -> None:
         """Add to a counter."""
-        number = _NUMBER[name]
+        self.add_all({name: amount})
+
+    def add_all(self, amounts: Mapping[str, int]) -> None:
+        """Add to several counters."""
         with self._lock:
             if self._pid != os.getpid():
                 self._values = self._take_file()
                 self._pid = os.getpid()
-            self._values[number] += amount
+            for name, amount in amounts.items():
+                self._values[_NUMBER[name]] += amount
 
     def totals(self) -> dict[str, int]:
         """Return every counter, summed over all workers there have been."""

@@ -40,6 +40,7 @@ _NEXT_REQUEST_SECONDS = 0.005
 _STOP_SECONDS = 1.0
 _STOP_POLL_SECONDS = 0.1
 _SWEEP_SECONDS = 0.25
+_NOTICE_SECONDS = 1.0
 _ACCEPT_PAUSE_SECONDS = 0.5
 _SHOWN_CHARACTERS = 200
 
@@ -47,6 +48,9 @@ _SHOWN_CHARACTERS = 200
 _POLITE_SECONDS = 0.0005
 
 _CLIENT_GONE = (ConnectionError, TimeoutError, EOFError, StopIteration, errors.NoMoreData)
+
+# How many requests that could be answered at once a thread answers, before it is seen whether they can by now.
+_PLAIN_REQUESTS = 4
 
 # What the application tried to send is not the client's fault, though gunicorn's classes say so.
 _APPLICATION_ERRORS = (errors.InvalidResponseHeader, errors.InvalidResponseHeaderName)
@@ -119,6 +123,7 @@ class Worker(ThreadWorker):
         self.balance = _balance()
         self.waiting: set[Connection] = set()
         self.next_sweep = 0.0
+        self.next_notice = 0.0
         self.accept_after = 0.0
         self.accept_failing = False
         self.inline = False
@@ -144,6 +149,13 @@ class Worker(ThreadWorker):
         return Threads(self.cfg.threads)
 
     # The main thread: connections come, wait for their next head, and go.
+
+    def notify(self) -> None:
+        """Tell the arbiter that this worker is alive, once a second."""
+        now = time.monotonic()
+        if now >= self.next_notice:
+            self.next_notice = now + _NOTICE_SECONDS
+            super().notify()
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """Start or stop listening; after a failure not before a pause."""
@@ -245,6 +257,12 @@ class Worker(ThreadWorker):
         else:
             self._set_deadline(conn)
 
+    def _take_back(self, conn: Connection) -> None:
+        """Take a connection from its thread to answer it here, if its thread was only needed for the first answer."""
+        self.await_head(conn)
+        if not self._answer_inline(conn):
+            self._hand_over(conn)
+
     def _hand_over(self, conn: Connection, first: Callable[[Connection], bool] | None = None) -> None:
         """Let a thread serve a connection, after it has done something else `first`."""
         self._stop_waiting(conn)
@@ -294,12 +312,17 @@ class Worker(ThreadWorker):
     # The threads: requests are parsed, answered, and followed by the next one or the end.
 
     def handle(self, conn: Connection, step: Callable[[Connection], bool]) -> None:
-        """Take a step, then serve a connection until it falls idle or ends."""
+        """Take a step, then serve a connection until it falls idle, asks for what needs no thread, or ends."""
+        plain = 0
         try:
             while step(conn):
                 step = self._serve
                 if not conn.next_head(_NEXT_REQUEST_SECONDS):
                     self.method_queue.defer(self.await_head, conn)
+                    return
+                plain += self.inline and conn.asks_plainly
+                if plain == _PLAIN_REQUESTS:
+                    self.method_queue.defer(self._take_back, conn)
                     return
         except TimeoutError as error:
             self.log.info("Threw out %s: %s", conn.client, error)
