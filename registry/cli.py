@@ -1,22 +1,53 @@
-"""The commands, the same under `pierhead` and under `flask --app wsgi`."""
+"""The commands, the same under `pierhead` and under `flask --app wsgi`; each is loaded when it is asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
 
 import click
 from flask import Flask
+from flask.cli import AppGroup
 
 from registry import server
 from registry.auth.build import build_gate
-from registry.commands.authz import authz
 from registry.commands.common import load_config
-from registry.commands.disk import du
-from registry.commands.doctor import doctor
-from registry.commands.garbage import gc, history, purge, restore
-from registry.commands.keys import key
-from registry.commands.repositories import repo
-from registry.commands.retention import retention
-from registry.commands.scrub import scrub
-from registry.commands.tokens import token
-from registry.commands.transfer import export, import_
-from registry.commands.users import user
+
+#: The module below `registry` and the name there of each command.
+_COMMANDS = {
+    "serve": ("cli", "serve"),
+    "verify": ("cli", "verify"),
+    "user": ("commands.users", "user"),
+    "key": ("commands.keys", "key"),
+    "token": ("commands.tokens", "token"),
+    "authz": ("commands.authz", "authz"),
+    "gc": ("commands.garbage", "gc"),
+    "history": ("commands.garbage", "history"),
+    "restore": ("commands.garbage", "restore"),
+    "purge": ("commands.garbage", "purge"),
+    "repo": ("commands.repositories", "repo"),
+    "retention": ("commands.retention", "retention"),
+    "scrub": ("commands.scrub", "scrub"),
+    "import": ("commands.transfer", "import_"),
+    "export": ("commands.transfer", "export"),
+    "du": ("commands.disk", "du"),
+    "doctor": ("commands.doctor", "doctor"),
+}
+
+
+class _Commands(AppGroup):
+    """Load a command when it is asked for: the server, which asks for none, has no room for their libraries."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        """Return all names."""
+        return sorted(_COMMANDS)
+
+    def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
+        """Return a command; None if there is no such."""
+        if name not in _COMMANDS:
+            return None
+        module, attribute = _COMMANDS[name]
+        command: click.Command = getattr(import_module(f"registry.{module}"), attribute)
+        return command
 
 
 @click.command()
@@ -52,37 +83,12 @@ def verify(config: str) -> None:
     click.echo(f"{config}: valid")
 
 
-@click.group()
+@click.group(cls=_Commands)
 @click.version_option(package_name="pierhead", prog_name="pierhead")
 def main() -> None:
     """Run Pierhead, an OCI registry."""
 
 
-COMMANDS = (
-    serve,
-    verify,
-    user,
-    key,
-    token,
-    authz,
-    gc,
-    history,
-    restore,
-    purge,
-    repo,
-    retention,
-    scrub,
-    import_,
-    export,
-    du,
-    doctor,
-)
-
-for _command in COMMANDS:
-    main.add_command(_command)
-
-
 def register(app: Flask) -> None:
     """Offer the commands under `flask --app wsgi` too."""
-    for command in COMMANDS:
-        app.cli.add_command(command)
+    app.cli = _Commands(app.cli.name)
