@@ -368,7 +368,10 @@ def blob_set_aside_and_needed(registry: Registry) -> Write:
 
 
 def _collector(registry: Registry) -> Collector:
-    return Collector(_controller(registry).at("").backend, delay=0, undo=3600)
+    """Return what sets all garbage aside that there is by now, and unlinks nothing for an hour."""
+    for path in registry.root.rglob("blobs/*/*"):
+        os.utime(path, (0, 0))
+    return Collector(_controller(registry).at("").backend, delay=3600, undo=3600)
 
 
 def _controller(registry: Registry) -> StoreController:
