@@ -5,7 +5,7 @@
 # need it are skipped. PYTHON is the interpreter that the tests run on.
 set -eu
 
-NEEDED="buildah cc chromium containerd crun ctr curl docker docker-registry dockerd htpasswd newuidmap nginx podman runc skopeo slapd umoci"
+NEEDED="buildah cc chromium containerd crun ctr curl docker docker-registry dockerd htpasswd logrotate newuidmap nginx podman runc skopeo slapd systemd-analyze systemd-socket-activate umoci"
 python=$(command -v "${PYTHON:-python3}" || true)
 POLICY=/usr/sbin/policy-rc.d
 PATH=/usr/bin:/usr/sbin:/bin:/sbin:$PATH
@@ -37,6 +37,7 @@ package_of() {
         sasl/sasl.h) echo libsasl2-dev ;;
         stdio.h) echo libc6-dev ;;
         newuidmap) echo uidmap ;;
+        systemd-*) echo systemd ;;
         *) echo "$1" ;;
     esac
 }
