@@ -15,8 +15,8 @@ from bench.registries import DockerRegistry, Pierhead, Registry
 from bench.report import Compared, Figures
 from bench.workloads import Row, Scale, Site, Workload, login_costs, logins, workloads
 
-MEMORY_IDLE = Row("memory-idle", "memory (PSS) idle", "MB", less_is_better=True)
-MEMORY_AFTER = Row("memory-after", "memory (PSS) after the run", "MB", less_is_better=True)
+MEMORY_IDLE = Row("memory-idle", "memory (PSS) idle", "MB", 1.9, less_is_better=True)
+MEMORY_AFTER = Row("memory-after", "memory (PSS) after the run", "MB", 1.9, less_is_better=True)
 
 
 @dataclass(frozen=True, slots=True)

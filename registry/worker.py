@@ -226,17 +226,17 @@ class Worker(ThreadWorker):
         if request is None or not request.body.finished:
             return False
         started, sink = datetime.now(), Sink()
-        response, environ = self._create(request, conn, sink)
-        environ[INLINE] = True
         try:
+            response, environ = self._create(request, conn, sink)
+            environ[INLINE] = True
             parts = self.wsgi(environ, response.start_response)
+            if parts is NOT_INLINE:
+                return False
+            self._count(response)
+            self._respond(response, parts)
         except Exception:  # in a thread it is met again, and answered
             return False
-        if parts is NOT_INLINE:
-            return False
         conn.parsed = None
-        self._count(response)
-        self._respond(response, parts)
         self.log.access(response, request, environ, datetime.now() - started)
         self._send_inline(conn, sink.data, last=response.should_close())
         return True

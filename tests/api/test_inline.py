@@ -172,3 +172,15 @@ def test_the_access_log_has_every_pull(tmp_path: Path) -> None:
             requests.get(f"{server.url}/v2/{NAME}/manifests/1", timeout=PATIENCE)
         log = server.log.read_text()
     assert log.count(f'"GET /v2/{NAME}/manifests/1 HTTP/1.1" 200 ') == 5
+
+
+def test_what_the_server_cannot_make_a_request_of_ends_no_worker(tmp_path: Path) -> None:
+    """Gunicorn refuses paths outside of SCRIPT_NAME by an error of its own."""
+    with Server(tmp_path / "data", workers=1) as server:
+        Remote(server.url, NAME).push_image("1")
+    with Server(tmp_path / "data", workers=1, env={"SCRIPT_NAME": "/registry"}) as server:
+        before = server.worker_pids()
+        for _ in range(3):
+            answer = requests.get(f"{server.url}/v2/{NAME}/manifests/1", timeout=PATIENCE)
+            assert answer.status_code == 400
+        assert server.worker_pids() == before
