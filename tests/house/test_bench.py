@@ -65,8 +65,8 @@ def test_a_quick_run_shows_what_a_login_costs(tmp_path: Path) -> None:
         "auth-token": ["pierhead, users", "pierhead, open"],
         "auth-docker": ["pierhead, users", "docker-registry, users"],
     }
-    assert rows["auth-basic"]["goal"] == rows["auth-token"]["goal"] == 1.3
-    assert done.stdout.count("≤ 1.3x") == 2, "the goal does not say that it is the most that it may cost"
+    assert rows["auth-basic"]["goal"] == rows["auth-token"]["goal"] == 1.2
+    assert done.stdout.count("≤ 1.2x") == 2, "the goal does not say that it is the most that it may cost"
 
 
 @pytest.mark.parametrize("kind", [GuardedPierhead, GuardedDockerRegistry])
