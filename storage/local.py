@@ -36,6 +36,7 @@ _EMPTY_INDEX = 200  #: bytes that an index has at most, as written here, if it l
 _LISTINGS = 100_000  #: directory names kept in memory, all together
 _CONTENTS = 200_000  #: sizes of blobs kept in memory, all together
 _SETTLED = 2_000_000_000  #: nanoseconds after which a time stamp is not given out again
+_SLOWEST_WRITE = 60.0  #: seconds for which a small file may be on its way to its name, whatever gcDelay is
 _COPY = 10 * 1024 * 1024
 _MARKER = b'{"imageLayoutVersion":"1.0.0"}'
 
@@ -459,6 +460,7 @@ class LocalBackend:
         return [*self._uploads.drop_stale(repository, before), *self._drop_temporaries(repository, before)]
 
     def _drop_temporaries(self, repository: str, before: float) -> Iterator[str]:
+        before = min(before, time.time() - _SLOWEST_WRITE)
         with suppress(FileNotFoundError), os.scandir(self._layout.repository(repository)) as entries:
             for entry in entries:
                 with suppress(FileNotFoundError):
