@@ -99,11 +99,12 @@ class Express:
         if manifest is None:
             return None
         body = (manifest.data,) if pull.with_body else ()
-        return _Answer(manifest_headers(manifest, pull.reference), len(manifest.data), body)
+        headers = manifest_headers(manifest, pull.reference, public=self._registry.gate.is_public(pull.name))
+        return _Answer(headers, len(manifest.data), body)
 
     def _blob(self, pull: _Pull, environ: WSGIEnvironment, inline: bool) -> _Answer | None:
         store, digest = self._registry.controller.store(pull.name), parse_digest(pull.reference)
-        headers = blob_headers(digest)
+        headers = blob_headers(digest, public=self._registry.gate.is_public(pull.name))
         if inline and pull.with_body:
             data = store.backend.read_now(pull.name, digest, _INLINE_BLOB)
             return None if data is None else _Answer(headers, len(data), (data,))

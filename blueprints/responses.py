@@ -15,6 +15,7 @@ from storage.image_store import StoredManifest
 COPY = 1024 * 1024  #: bytes that are copied at a time where the kernel cannot send the file itself
 #: What lies under its digest never changes.
 _IMMUTABLE = "max-age=31536000, immutable"
+_PRIVATE = f"private, {_IMMUTABLE}"
 
 
 def blob_location(name: str, digest: Digest) -> str:
@@ -41,27 +42,36 @@ def empty(status: int, headers: Mapping[str, str]) -> Response:
     return response
 
 
-def content_headers(digest: Digest, media_type: str, *, by_digest: bool) -> dict[str, str]:
-    """Return what identifies content; only where its URL has the digest may it be kept without asking again."""
+def caching(*, by_digest: bool, public: bool) -> str:
+    """Return Cache-Control: what has its digest in the URL may be kept unasked, if public by shared caches too."""
+    if not by_digest:
+        return "no-cache"
+    return _IMMUTABLE if public else _PRIVATE
+
+
+def content_headers(digest: Digest, media_type: str, cache_control: str) -> dict[str, str]:
+    """Return what identifies content, and how it may be kept."""
     return {
         "Docker-Content-Digest": digest,
         "Content-Type": media_type,
         "ETag": f'"{digest}"',
-        "Cache-Control": _IMMUTABLE if by_digest else "no-cache",
+        "Cache-Control": cache_control,
     }
 
 
-def manifest_headers(manifest: StoredManifest, reference: str) -> dict[str, str]:
-    """Return what is said of a manifest that is pulled."""
-    headers = content_headers(manifest.digest, manifest.media_type, by_digest=":" in reference)
+def manifest_headers(manifest: StoredManifest, reference: str, *, public: bool) -> dict[str, str]:
+    """Return what is said of a manifest that is pulled, from a repository that anybody may read if it is `public`."""
+    cache_control = caching(by_digest=":" in reference, public=public)
+    headers = content_headers(manifest.digest, manifest.media_type, cache_control)
     if manifest.warning:
         headers["Warning"] = f'299 - "{manifest.warning}"'
     return headers
 
 
-def blob_headers(digest: Digest) -> dict[str, str]:
-    """Return what is said of a blob that is pulled."""
-    return content_headers(digest, "application/octet-stream", by_digest=True) | {"Accept-Ranges": "bytes"}
+def blob_headers(digest: Digest, *, public: bool) -> dict[str, str]:
+    """Return what is said of a blob that is pulled, from a repository that anybody may read if it is `public`."""
+    cache_control = caching(by_digest=True, public=public)
+    return content_headers(digest, "application/octet-stream", cache_control) | {"Accept-Ranges": "bytes"}
 
 
 def final_headers(request_id: str) -> dict[str, str]:

@@ -24,6 +24,7 @@ def create_app(config: Config | None = None) -> Flask:
     Raises registry.config.ConfigError.
     """
     from blueprints import docs, extensions, routes, token  # noqa: PLC0415
+    from blueprints.check import PullCheck  # noqa: PLC0415
     from blueprints.distribution import blobs, manifests, ping, referrers, tags, uploads  # noqa: PLC0415
     from blueprints.express import Express  # noqa: PLC0415
     from registry import cli  # noqa: PLC0415
@@ -54,6 +55,7 @@ def create_app(config: Config | None = None) -> Flask:
     if not config.http.allow_origin:  # what pages of others may read, only the routes say
         app.extensions[INLINE] = True
         app.wsgi_app = Express(app.wsgi_app, app.extensions["pierhead"], limit)  # type: ignore[method-assign]
+    app.wsgi_app = PullCheck(app, app.extensions["pierhead"])  # type: ignore[method-assign]
     if config.http.tls:
         app.wsgi_app = TLSOnly(app.wsgi_app)  # type: ignore[method-assign]
     if config.server.trusted_proxies:

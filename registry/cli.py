@@ -30,6 +30,7 @@ _COMMANDS = {
     "import": ("commands.transfer", "import_"),
     "export": ("commands.transfer", "export"),
     "du": ("commands.disk", "du"),
+    "nginx-config": ("commands.nginx", "nginx_config"),
     "doctor": ("commands.doctor", "doctor"),
 }
 

@@ -11,7 +11,8 @@ from storage.errors import NameInvalid, TagInvalid
 MAX_NAME = 255  #: longest repository name; also what the longest file name of a file system can hold
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _ONE = re.compile(_COMPONENT)
-_NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
+NAME_PATTERN = rf"{_COMPONENT}(?:/{_COMPONENT})*"  #: what `check_name` looks for, for others that read names
+_NAME = re.compile(NAME_PATTERN)
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 
 #: Names that an image layout needs in a repository's directory, so that no nested repository can have them.

@@ -21,7 +21,7 @@ _URL = "/v2/<name:name>/blobs/<digest>"
 def get(name: str, digest: Digest) -> AnyResponse:
     """Return a blob or a part of it; for HEAD, its headers."""
     size = store(name).blob_size(name, digest)
-    headers = blob_headers(digest)
+    headers = blob_headers(digest, public=pierhead().gate.is_public(name))
     if is_known(digest):
         return not_modified(headers)
     if request.method == "HEAD":

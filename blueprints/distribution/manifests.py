@@ -19,7 +19,7 @@ _URL = "/v2/<name:name>/manifests/<reference>"
 def get(name: str, reference: str) -> Response:
     """Return a manifest as it was pushed; for HEAD, its headers."""
     manifest = store(name).get_manifest(name, reference)
-    headers = manifest_headers(manifest, reference)
+    headers = manifest_headers(manifest, reference, public=pierhead().gate.is_public(name))
     if is_known(manifest.digest):
         return not_modified(headers)
     if request.method == "GET":

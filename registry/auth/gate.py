@@ -279,6 +279,10 @@ class Gate:
         """Tell whether who makes this request may do this to a repository."""
         return self._is_open or bool(policy.decide(self._rules.current(), g.identity, repository, action))
 
+    def is_public(self, repository: str) -> bool:
+        """Tell whether anybody may pull from a repository, whoever they are."""
+        return self._is_open or bool(policy.decide(self._rules.current(), ANONYMOUS, repository, Action.READ))
+
     def view(self) -> View:
         """Return what of the repositories who makes this request may know of."""
         if self._is_open:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 from click.testing import CliRunner, Result
 
 from registry.cli import main
 from tests.durability.mounts import fill, read_only, small_disk
+from tests.support.nginx import Nginx
 from tests.support.oci import Remote
 from tests.support.server import Server, free_port
 
@@ -151,33 +150,11 @@ def test_bad_input(tmp_path: Path, arguments: tuple[str, ...], message: str) -> 
 
 @contextmanager
 def nginx(directory: Path, upstream: str, settings: str = "") -> Iterator[str]:
-    """Run nginx before a registry; yield its URL."""
-    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-    if program is None:
-        pytest.skip("nginx is not installed: run tests/clients/install.sh as root")
+    """Run nginx before a registry, with no more settings than these; yield its URL."""
     port = free_port()
-    directory.mkdir()
-    temporary = "".join(
-        f"{kind}_temp_path {directory}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    (directory / "nginx.conf").write_text(
-        f"user root; daemon off; pid {directory}/pid; error_log {directory}/error.log; events {{}}\n"
-        f"http {{ access_log off; {temporary} server {{ listen 127.0.0.1:{port}; {settings} "
-        f"location / {{ proxy_pass {upstream}; proxy_http_version 1.1; }} }} }}\n"
-    )
-    with subprocess.Popen(
-        [program, "-c", str(directory / "nginx.conf"), "-p", str(directory), "-e", f"{directory}/error.log"]
-    ) as process:
-        try:
-            for _ in range(200):
-                try:
-                    requests.get(f"http://127.0.0.1:{port}/v2/", timeout=10)
-                    break
-                except requests.ConnectionError:
-                    time.sleep(0.05)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
+    location = f"location / {{ proxy_pass {upstream}; proxy_http_version 1.1; }}"
+    with Nginx(directory, f"server {{ listen 127.0.0.1:{port}; {settings} {location} }}"):
+        yield f"http://127.0.0.1:{port}"
 
 
 def test_a_proxy_that_is_right(tmp_path: Path) -> None:

@@ -16,6 +16,10 @@ from typing import Any, Self
 
 import requests
 
+from tests.support.nginx import Nginx, decisions, forget
+
+#: With this in the environment every server stands behind nginx: clients come to nginx's port.
+THROUGH_NGINX = "PIERHEAD_TESTS_THROUGH_NGINX"
 START_SECONDS = 60
 STOP_SECONDS = 30
 LOG_TAIL = 200
@@ -65,9 +69,10 @@ class Server:
 
     `root` is where the data lies; the configuration and the log lie beside it. `config` is laid over the
     configuration, `env` over the environment; `limits` are of the module `resource`, such as `RLIMIT_NOFILE`.
+    Where `nginx` is true, clients come to an nginx with the configuration that `pierhead nginx-config` writes.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         root: Path,
         *,
@@ -75,6 +80,8 @@ class Server:
         workers: int = 1,
         env: Mapping[str, str] | None = None,
         limits: Mapping[str, int] | None = None,
+        nginx: bool | None = None,
+        nginx_user: str = "root",
     ) -> None:
         """Remember what to start; nothing runs yet."""
         self.root = root
@@ -85,6 +92,7 @@ class Server:
         self._limits = limits or {}
         self._env = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
         self._process: subprocess.Popen[bytes] | None = None
+        self._front = Front(self, nginx_user) if (THROUGH_NGINX in os.environ if nginx is None else nginx) else None
         self.port = 0
 
     def __enter__(self) -> Self:
@@ -141,6 +149,7 @@ class Server:
         process.send_signal(signum)
         try:
             code = process.wait(seconds)
+            self._take_front_away()
         except subprocess.TimeoutExpired:
             self.kill()
             raise
@@ -159,6 +168,7 @@ class Server:
         process.wait()
         self._process = None
         _wait_gone(workers)
+        self._take_front_away()
 
     def log_tail(self) -> str:
         """Give the end of what it wrote."""
@@ -166,8 +176,13 @@ class Server:
             return ""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-LOG_TAIL:])
 
+    def _take_front_away(self) -> None:
+        if self._front:
+            self._front.stop()
+
     def _launch(self) -> None:
-        self.config_file.write_text(json.dumps(self._document(), indent=2))
+        document = self._front.behind(self._document()) if self._front else self._document()
+        self.config_file.write_text(json.dumps(document, indent=2))
         command = [str(_PIERHEAD), "serve", str(self.config_file)]
         # A session of its own: Ctrl-C at pytest is for pytest, which then stops the server in order.
         with self.log.open("ab") as log:
@@ -177,6 +192,8 @@ class Server:
         for name, value in self._limits.items():
             resource.prlimit(self.pid, getattr(resource, name), (value, value))
         try:
+            if self._front:
+                self._front.start()
             self._wait_until_ready()
         except BaseException:
             self.kill()
@@ -210,6 +227,45 @@ class Server:
                 return requests.get(self.url + "/v2/", timeout=5, verify=False).status_code < 500
         except requests.RequestException as error:
             return "certificate required" in str(error).lower()
+
+
+class Front:
+    """The nginx before a server: it has the port that clients know, and the certificate."""
+
+    def __init__(self, server: Server, user: str) -> None:
+        self._server = server
+        self._user = user
+        self._directory = server.root.with_name(server.root.name + ".nginx")
+        self._certificate: list[str] = []
+        self._nginx: Nginx | None = None
+        self._decisions: Path | None = None
+
+    def behind(self, document: dict[str, Any]) -> dict[str, Any]:
+        """Return the configuration of what stands behind nginx, for one that has the port and the certificate."""
+        http, server = document["http"], document.get("server", {})
+        tls = http.get("tls")
+        self._certificate = ["--certificate", tls["cert"], "--key", tls["key"]] if tls else []
+        http = {key: value for key, value in http.items() if key != "tls"} | {"port": free_port()}
+        trusted = {"trustedProxies": ["127.0.0.1", *server.get("trustedProxies", [])]}
+        return document | {"http": http, "server": server | trusted}
+
+    def start(self) -> None:
+        """Start nginx with what `pierhead nginx-config` writes."""
+        self._decisions = decisions()
+        listen = f"127.0.0.1:{self._server.port}{' ssl http2' if self._certificate else ''}"
+        options = ["--listen", listen, "--cache", str(self._decisions), *self._certificate]
+        command = [str(_PIERHEAD), "nginx-config", str(self._server.config_file), *options]
+        site = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        self._nginx = Nginx(self._directory, site, self._user)
+        self._nginx.start()
+
+    def stop(self) -> None:
+        """Stop it, if it runs."""
+        if self._nginx:
+            self._nginx.stop()
+        if self._decisions:
+            forget(self._decisions)
+        self._nginx = self._decisions = None
 
 
 def _wait_gone(pids: list[int]) -> None:

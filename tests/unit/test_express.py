@@ -42,7 +42,7 @@ class Place:
         path = directory / "config.json"
         path.write_text(json.dumps({"storage": {"rootDirectory": str(directory / "data")}} | config))
         self.app: Flask = create_app(load(str(path)))
-        self.way: Any = self.app.wsgi_app
+        self.way: Any = self.app.wsgi_app._app  # type: ignore[attr-defined]  # within what answers the check
 
     def push(self, name: str = NAME, **headers: str) -> None:
         client = Client(self.app)

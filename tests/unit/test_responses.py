@@ -60,13 +60,19 @@ def test_the_link_to_the_next_page_survives_any_name(make_app: MakeApp, last: st
         assert context.request.args.to_dict() == {"n": "5", "last": last}
 
 
-def test_only_what_lies_under_its_digest_is_immutable() -> None:
-    by_digest = responses.content_headers(DIGEST, "a/b", by_digest=True)
-    assert by_digest["Docker-Content-Digest"] == DIGEST
-    assert by_digest["ETag"] == f'"{DIGEST}"'
-    assert by_digest["Content-Type"] == "a/b"
-    assert "immutable" in by_digest["Cache-Control"]
-    assert "immutable" not in responses.content_headers(DIGEST, "a/b", by_digest=False)["Cache-Control"]
+def test_what_is_said_of_content() -> None:
+    headers = responses.blob_headers(DIGEST, public=True)
+    assert headers["Docker-Content-Digest"] == DIGEST
+    assert headers["ETag"] == f'"{DIGEST}"'
+    assert headers["Content-Type"] == "application/octet-stream"
+
+
+@pytest.mark.parametrize("public", [True, False])
+def test_only_what_lies_under_its_digest_is_immutable_and_only_what_is_public_is_shared(public: bool) -> None:
+    kept = responses.caching(by_digest=True, public=public)
+    assert "immutable" in kept
+    assert ("private" in kept) is not public
+    assert responses.caching(by_digest=False, public=public) == "no-cache"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,113 @@
+"""The command that writes nginx's configuration for a registry."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import os
+import re
+import secrets
+import unicodedata
+from urllib.parse import urlsplit
+
+import click
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from registry.commands.common import load_config, refuse
+from registry.config import Config
+from storage.names import NAME_PATTERN
+
+_TLS = ("443 ssl http2", "[::]:443 ssl http2")
+_CLEAR = ("80", "[::]:80")
+#: What nginx reads within quotes as more than itself.
+_SPECIAL = re.compile(r'["\\$]')
+_WORD = re.compile(r"[A-Za-z0-9._*~^:\[\]/-]+(?: [A-Za-z0-9_=.:-]+)*")
+
+
+@click.command("nginx-config")
+@click.argument("path", metavar="CONFIG", type=click.Path())
+@click.option("--server-name", metavar="NAME", help="By default the host of http.externalUrl, else any.")
+@click.option("--listen", "listens", metavar="ADDRESS", multiple=True, help="As nginx has it; by default 443 or 80.")
+@click.option("--certificate", metavar="FILE", help="The certificate with its chain, for TLS.")
+@click.option("--key", metavar="FILE", help="The certificate's key.")
+@click.option("--cache", metavar="DIRECTORY", default="/run/pierhead-nginx", show_default=True, help="On a tmpfs.")
+def nginx_config(  # noqa: PLR0913
+    *,
+    path: str,
+    server_name: str | None,
+    listens: tuple[str, ...],
+    certificate: str | None,
+    key: str | None,
+    cache: str,
+) -> None:
+    """Write what nginx needs to serve the registry that the file CONFIG describes.
+
+    Each run makes a new secret, by which nginx tells credentials apart: keep the output from other users.
+    """
+    config = load_config(path)
+    _check(config)
+    if (certificate is None) is not (key is None):
+        refuse("--certificate and --key go together")
+    files = {"--certificate": certificate, "--key": key, "--cache": cache}
+    roots = {prefix: os.path.abspath(store.root_directory) for prefix, store in config.stores.items()}
+    for option, file in files.items():
+        if file is not None and not os.path.isabs(file):
+            refuse(f"{option}: expected an absolute path, got {file!r}: nginx runs elsewhere")
+    for text in (*roots.values(), *filter(None, files.values())):
+        if _SPECIAL.search(text) or any(unicodedata.category(letter) == "Cc" for letter in text):
+            refuse(f"{text!r}: nginx's configuration has no way to write \" \\ $ or a control character")
+    host = urlsplit(config.http.external_url or "").hostname
+    name = server_name or host or "_"
+    for text in (name, *listens):
+        if not _WORD.fullmatch(text):
+            refuse(f"{text!r} is nothing that nginx could listen on or be called")
+    environment = Environment(
+        loader=PackageLoader("registry"), undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
+    )
+    click.echo(
+        environment.get_template("nginx.conf").render(
+            upstream=_upstream(config),
+            default_root=roots[""],
+            # The longest prefix decides.
+            substores=sorted(((re.escape(p), root) for p, root in roots.items() if p), key=lambda item: -len(item[0])),
+            cache=cache,
+            listens=listens or (_TLS if certificate else _CLEAR),
+            server_name=name,
+            certificate=certificate,
+            key=key,
+            stall=math.ceil(config.server.stall_timeout),
+            name=NAME_PATTERN,
+            secret=secrets.token_hex(32),
+        ),
+        nl=False,
+    )
+
+
+def _check(config: Config) -> None:
+    """End on a configuration that cannot stand behind nginx."""
+    if config.http.tls:
+        refuse("http.tls: nginx encrypts for the registry: take it out, and give --certificate and --key here")
+    if urlsplit(config.http.external_url or "").path.strip("/"):
+        refuse("http.externalUrl: nginx serves the registry at /v2/, so there can be no path")
+    networks = [ipaddress.ip_network(network, strict=False) for network in config.server.trusted_proxies]
+    peer = ipaddress.ip_address(_host(config)) if _is_address(_host(config)) else None
+    if not networks or (peer and peer.is_loopback and not any(peer in network for network in networks)):
+        refuse("server.trustedProxies: has to name nginx: else all clients have its address, and are sent to it")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _host(config: Config) -> str:
+    """Return where nginx, on the same machine, finds what listens there."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}.get(config.http.address, config.http.address)
+
+
+def _upstream(config: Config) -> str:
+    host = _host(config)
+    return f"[{host}]:{config.http.port}" if ":" in host else f"{host}:{config.http.port}"
