@@ -13,16 +13,19 @@ NEED_HEADERS := The extra "ldap" is not installed, so its tests are skipped: it 
 NEED_NETWORK := The packages could not be installed; pip says why above. Once that is mended, run make again.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench clean debian-packages
+.PHONY: help run test test-nginx lint bench clean debian-packages
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/installed ## serve on 127.0.0.1:5000 with the data in ./data, or as CONFIG=file says
 	@exec $(BIN)/pierhead serve $(CONFIG)
 
 test: $(VENV)/installed-ldap ## set up and run every test; ARGS="-k manifests" runs some, JOBS=1 one at a time
 	@$(BIN)/pytest -n $(JOBS) $(ARGS)
+
+test-nginx: $(VENV)/installed-ldap ## run the tests of the API and of the clients once more, with every server behind nginx
+	@PIERHEAD_TESTS_THROUGH_NGINX=yes $(BIN)/pytest -n $(JOBS) tests/api tests/clients $(ARGS)
 
 lint: $(VENV)/installed-dev ## check style, format and types
 	@$(BIN)/ruff check .

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from bench.client import Connection, WrongAnswer
+from tests.support.nginx import Nginx, decisions, forget
 
 START_TIMEOUT = 30.0  # seconds until a started registry must answer
 STOP_TIMEOUT = 20.0  # seconds a registry has to end by itself
@@ -41,14 +42,18 @@ class Registry(ABC):
         config = self.directory / "config.yml"
         config.write_text(yaml.safe_dump(self.config()), encoding="utf-8")
         self.log = self.directory / "log"
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(self.command(config), stdout=log, stderr=subprocess.STDOUT)
         try:
+            self.start(config)
             self._wait()
         except CannotStart:
             self.__exit__()
             raise
         return self
+
+    def start(self, config: Path) -> None:
+        """Start the process."""
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(self.command(config), stdout=log, stderr=subprocess.STDOUT)
 
     def __exit__(self, *_: object) -> None:
         """End the process."""
@@ -134,6 +139,46 @@ class DockerRegistry(Registry):
             },
             "http": {"addr": f"{self.host}:{self.port}", "secret": "bench"},
         }
+
+
+class BehindNginx(Pierhead):
+    """This registry behind nginx, with the configuration that it writes for that; nginx logs what is asked."""
+
+    def config(self) -> dict[str, Any]:
+        """Let it listen on a port of its own, for nginx."""
+        config = super().config()
+        config["http"]["port"] = str(_free_port())
+        config["server"]["trustedProxies"] = [self.host]
+        return config
+
+    def start(self, config: Path) -> None:
+        """Start nginx too."""
+        super().start(config)
+        self._decisions = decisions()
+        self._nginx = Nginx(self.directory / "nginx", self.site(config))
+        self._nginx.start()
+
+    def site(self, config: Path) -> str:
+        """Give nginx's configuration."""
+        command = self.command(config)[0]
+        options = ["--listen", f"{self.host}:{self.port}", "--cache", str(self._decisions)]
+        return subprocess.run(
+            [command, "nginx-config", config, *options], check=True, capture_output=True, text=True
+        ).stdout
+
+    def __exit__(self, *_: object) -> None:
+        """End both."""
+        self._nginx.stop()
+        forget(self._decisions)
+        super().__exit__()
+
+
+class BareNginx(BehindNginx):
+    """nginx that serves a registry's blobs to everybody: what a file costs of which nobody asks whose it is."""
+
+    def site(self, config: Path) -> str:
+        """Leave out who may."""
+        return "".join(line for line in super().site(config).splitlines(keepends=True) if "auth_request" not in line)
 
 
 def _found(command: str, path: str | None = None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 
@@ -320,6 +320,42 @@ def login_costs() -> tuple[Workload, ...]:
         _cost(
             Row("auth-token", "manifest GET by tag, token", "µs", MOST_FOR_LOGIN, less_is_better=True), _get_with_token
         ),
+    )
+
+
+#: What is compared behind nginx too, with the goals there.
+_BEHIND_NGINX = {
+    "manifest-get-tag": 3,
+    "manifest-get-digest": 3,
+    "manifest-head": 3,
+    "blob-head": 18,
+    "blob-get-2k": 45,
+    "blob-get-1m": 5,
+    "pull-1": 1.7,
+    "pull-4": 1.1,
+    "push-put": 1.8,
+    "push-streamed": 1.8,
+    "push-chunks": 1.8,
+    "images": 6,
+}
+#: What a server of files alone could not do much faster.
+_OF_A_FILE = {"pull-1": 0.9, "pull-4": 0.9}
+
+
+def behind_nginx(scale: Scale) -> tuple[Workload, ...]:
+    """List what is compared of this registry behind nginx and another one."""
+    return _with_goals(scale, "nginx-", _BEHIND_NGINX)
+
+
+def of_a_file(scale: Scale, prefix: str) -> tuple[Workload, ...]:
+    """List what is compared of a registry and a server of files."""
+    return _with_goals(scale, prefix, _OF_A_FILE)
+
+
+def _with_goals(scale: Scale, prefix: str, goals: Mapping[str, float]) -> tuple[Workload, ...]:
+    chosen = [(one, row) for one in workloads(scale) for row in one.rows if row.name in goals]
+    return tuple(
+        Workload((replace(row, name=prefix + row.name, goal=goals[row.name]),), one.run) for one, row in chosen
     )
 
 

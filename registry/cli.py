@@ -31,6 +31,7 @@ _COMMANDS = {
     "export": ("commands.transfer", "export"),
     "du": ("commands.disk", "du"),
     "nginx-config": ("commands.nginx", "nginx_config"),
+    "ping": ("commands.ping", "ping"),
     "doctor": ("commands.doctor", "doctor"),
 }
 

@@ -125,6 +125,11 @@ class HTTPConfig:
     read_only: bool = False
 
     @property
+    def local_address(self) -> str:
+        """The address by which clients on this machine reach it."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.address, self.address)
+
+    @property
     def has_identities(self) -> bool:
         """Tell whether anybody can be more than anonymous here."""
         return self.auth.has_schemes or bool(self.tls and self.tls.ca_cert)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.server import Server
+from tests.support.server import THROUGH_NGINX, Server
 
 MakeServer = Callable[..., Server]
 
@@ -45,6 +45,14 @@ def make_server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Make
     yield make
     for made in servers:
         made.kill()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what cannot be tried through nginx, where everything is."""
+    if THROUGH_NGINX in os.environ:
+        direct = [item for item in items if item.get_closest_marker("direct")]
+        config.hook.pytest_deselected(items=direct)
+        items[:] = [item for item in items if item not in direct]
 
 
 @pytest.hookimpl(wrapper=True)

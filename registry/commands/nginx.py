@@ -31,6 +31,7 @@ _WORD = re.compile(r"[A-Za-z0-9._*~^:\[\]/-]+(?: [A-Za-z0-9_=.:-]+)*")
 @click.option("--certificate", metavar="FILE", help="The certificate with its chain, for TLS.")
 @click.option("--key", metavar="FILE", help="The certificate's key.")
 @click.option("--cache", metavar="DIRECTORY", default="/run/pierhead-nginx", show_default=True, help="On a tmpfs.")
+@click.option("--secret-file", metavar="FILE", help="What nginx is to include for its secret, instead of a new one.")
 def nginx_config(  # noqa: PLR0913
     *,
     path: str,
@@ -39,6 +40,7 @@ def nginx_config(  # noqa: PLR0913
     certificate: str | None,
     key: str | None,
     cache: str,
+    secret_file: str | None,
 ) -> None:
     """Write what nginx needs to serve the registry that the file CONFIG describes.
 
@@ -48,7 +50,7 @@ def nginx_config(  # noqa: PLR0913
     _check(config)
     if (certificate is None) is not (key is None):
         refuse("--certificate and --key go together")
-    files = {"--certificate": certificate, "--key": key, "--cache": cache}
+    files = {"--certificate": certificate, "--key": key, "--cache": cache, "--secret-file": secret_file}
     roots = {prefix: os.path.abspath(store.root_directory) for prefix, store in config.stores.items()}
     for option, file in files.items():
         if file is not None and not os.path.isabs(file):
@@ -78,6 +80,7 @@ def nginx_config(  # noqa: PLR0913
             stall=math.ceil(config.server.stall_timeout),
             name=NAME_PATTERN,
             secret=secrets.token_hex(32),
+            secret_file=secret_file,
         ),
         nl=False,
     )
@@ -90,24 +93,19 @@ def _check(config: Config) -> None:
     if urlsplit(config.http.external_url or "").path.strip("/"):
         refuse("http.externalUrl: nginx serves the registry at /v2/, so there can be no path")
     networks = [ipaddress.ip_network(network, strict=False) for network in config.server.trusted_proxies]
-    peer = ipaddress.ip_address(_host(config)) if _is_address(_host(config)) else None
+    peer = _address(config.http.local_address)
     if not networks or (peer and peer.is_loopback and not any(peer in network for network in networks)):
         refuse("server.trustedProxies: has to name nginx: else all clients have its address, and are sent to it")
 
 
-def _is_address(host: str) -> bool:
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the address that a host is; None of a name, but for localhost."""
     try:
-        ipaddress.ip_address(host)
+        return ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
     except ValueError:
-        return False
-    return True
-
-
-def _host(config: Config) -> str:
-    """Return where nginx, on the same machine, finds what listens there."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}.get(config.http.address, config.http.address)
+        return None
 
 
 def _upstream(config: Config) -> str:
-    host = _host(config)
+    host = config.http.local_address
     return f"[{host}]:{config.http.port}" if ":" in host else f"{host}:{config.http.port}"

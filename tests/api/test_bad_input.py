@@ -34,6 +34,8 @@ from tests.support.oci import (
 from tests.support.server import Server
 from tests.support.wire import WireAnswer, connect, exchange, head, receive
 
+pytestmark = pytest.mark.direct("what is hardly HTTP, nginx refuses in its own way")
+
 SECRET = b"what lies outside of the root"
 SESSION = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
 UPLOADS = "/v2/a/blobs/uploads/"

@@ -109,6 +109,7 @@ def test_the_policy_names_no_other_host(server: Server) -> None:
     assert "//" not in answer.headers["Content-Security-Policy"]
 
 
+@pytest.mark.direct("it is the proxy")
 def test_a_proxy_prefix_is_part_of_every_address(make_server: MakeServer) -> None:
     """Behind a trusted proxy that serves the registry under a prefix, the page asks and tries there too."""
     server = make_server(config={"server": {"trustedProxies": ["127.0.0.1"]}})

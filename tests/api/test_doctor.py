@@ -15,10 +15,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from registry.cli import main
+from tests.clients.support.programs import require
 from tests.durability.mounts import fill, read_only, small_disk
 from tests.support.nginx import Nginx
 from tests.support.oci import Remote
 from tests.support.server import Server, free_port
+
+pytestmark = pytest.mark.direct("they have an nginx of their own")
 
 
 def run(directory: Path, *arguments: str, code: int = 0, **config: Any) -> Result:
@@ -151,6 +154,7 @@ def test_bad_input(tmp_path: Path, arguments: tuple[str, ...], message: str) -> 
 @contextmanager
 def nginx(directory: Path, upstream: str, settings: str = "") -> Iterator[str]:
     """Run nginx before a registry, with no more settings than these; yield its URL."""
+    require("nginx")
     port = free_port()
     location = f"location / {{ proxy_pass {upstream}; proxy_http_version 1.1; }}"
     with Nginx(directory, f"server {{ listen 127.0.0.1:{port}; {settings} {location} }}"):

@@ -17,6 +17,8 @@ from tests.support.oci import Document, Remote, digest_of
 from tests.support.server import Server
 from tests.support.wire import WireAnswer, connect, exchange, head, receive
 
+pytestmark = pytest.mark.direct("how the server itself answers")
+
 NAME = "team/app"
 SMALL = os.urandom(60_000)
 PATIENCE = 60.0

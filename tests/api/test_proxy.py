@@ -7,6 +7,8 @@ import pytest
 from tests.conftest import MakeServer
 from tests.support.oci import Remote, digest_of, expect_status, index, random_bytes
 
+pytestmark = pytest.mark.direct("they are the proxy")
+
 FORGED = {
     "X-Forwarded-For": "203.0.113.7",
     "X-Forwarded-Proto": "https",

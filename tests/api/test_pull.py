@@ -344,6 +344,7 @@ def test_range_beyond_the_end_is_416_with_the_size(remote: Remote, wanted: str) 
     assert answer.headers["Content-Range"] == "bytes */1024"
 
 
+@pytest.mark.direct("nginx sends all of nothing")
 def test_range_of_an_empty_blob_is_416(remote: Remote) -> None:
     """RFC 9110 (section 14.1.2): zero bytes have no first one."""
     digest = remote.push_blob(b"")["digest"]
@@ -365,7 +366,7 @@ def test_suffix_of_zero_bytes_is_416(remote: Remote) -> None:
         "bytes=0-1,5-9",
         "bytes=" + ",".join(f"{start}-{start}" for start in range(0, 1000, 2)),
         "bytes=0-,0-,0-,0-",
-        "bytes=9-0",
+        pytest.param("bytes=9-0", marks=pytest.mark.direct("nginx calls it unsatisfiable")),
         "bytes=a-b",
         "bytes=-",
         "bytes=--5",

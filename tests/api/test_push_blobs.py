@@ -371,6 +371,7 @@ def test_blobs_and_sessions_work_before_the_first_manifest(remote: Remote) -> No
     expect_error(remote.get("tags/list"), 404, "NAME_UNKNOWN")
 
 
+@pytest.mark.direct("to nginx, who sends no more is gone")
 def test_body_of_a_put_cut_short_is_refused(server: Server, remote: Remote) -> None:
     """Spec "Error Codes", code-10: fewer bytes than Content-Length says are not the blob, even if they hash to it."""
     for method, target in (
@@ -383,6 +384,7 @@ def test_body_of_a_put_cut_short_is_refused(server: Server, remote: Remote) -> N
         assert remote.head(f"blobs/{digest_of(b'hello')}").status_code == 404
 
 
+@pytest.mark.direct("to nginx, who sends no more is gone")
 @pytest.mark.parametrize("resume", ["patch", "put"])
 def test_patch_cut_short_keeps_its_bytes_and_goes_on(server: Server, remote: Remote, resume: str) -> None:
     """Spec "Resumable Push", end-13: the client asks for the state and sends only the rest."""
@@ -399,6 +401,7 @@ def test_patch_cut_short_keeps_its_bytes_and_goes_on(server: Server, remote: Rem
         check_blob(remote, remote.finish_upload(patched.headers["Location"], digest_of(data)), data)
 
 
+@pytest.mark.direct("broken chunks nginx refuses in its own words")
 @pytest.mark.parametrize("tail", [b"", b"5\r\nhel", b"5\r\nhelloX", b"zz\r\nhello\r\n0\r\n\r\n", b"-5\r\nhello\r\n"])
 def test_chunked_body_cut_short_or_broken_makes_no_blob(server: Server, remote: Remote, tail: bytes) -> None:
     """RFC 9112 (section 8): a chunked body that does not end with its last chunk is incomplete."""

@@ -304,6 +304,7 @@ def test_digest_that_is_not_the_contents_is_refused(remote: Remote) -> None:
     assert remote.head(f"manifests/{manifest.digest}").status_code == 404
 
 
+@pytest.mark.direct("to nginx, who sends no more is gone")
 def test_manifest_cut_short_is_refused(server: Server, remote: Remote) -> None:
     """Spec "Error Codes", code-10: less than Content-Length announced is not the manifest."""
     body = remote.build_image().body

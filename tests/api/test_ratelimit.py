@@ -107,6 +107,7 @@ def test_stranger_s_headers_make_no_other_client(make_server: MakeServer) -> Non
         assert delete(server, **named).status_code == 429
 
 
+@pytest.mark.direct("it is the proxy")
 def test_clients_behind_a_trusted_proxy_are_told_apart(make_server: MakeServer) -> None:
     trusted = {"server": {"trustedProxies": ["127.0.0.1"]}}
     server = make_server(config=limits(DELETE=ONCE) | trusted)

@@ -20,6 +20,8 @@ from tests.support.oci import Remote, digest_of
 from tests.support.server import Server
 from tests.support.wire import WireAnswer, connect, exchange, head, receive
 
+pytestmark = pytest.mark.direct("the server itself")
+
 PING = head("GET", "/v2/")
 KEPT = b"GET /v2/ HTTP/1.1\r\nHost: registry.test\r\n\r\n"
 MEBIBYTE = 1024 * 1024

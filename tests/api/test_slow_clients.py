@@ -19,6 +19,8 @@ from tests.support.oci import Remote, digest_of
 from tests.support.server import Server
 from tests.support.wire import connect, head, receive
 
+pytestmark = pytest.mark.direct("the server itself, whose clients nginx keeps away")
+
 CROWD = 200
 PATIENCE = 60.0
 PAUSE = 0.1

@@ -28,6 +28,8 @@ from tests.support.server import Server, free_port
 from tests.support.users import basic, htpasswd
 from tests.support.wire import WireAnswer, connect, exchange, head, receive
 
+pytestmark = pytest.mark.direct("the registry's own TLS")
+
 PATIENCE = 60.0
 STALL = 2.0
 CROWD = 100

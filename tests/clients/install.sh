@@ -17,6 +17,7 @@ missing_programs() {
     for header in ldap.h sasl/sasl.h stdio.h; do
         [ -e "/usr/include/$header" ] || echo "$header"
     done
+    [ -e /usr/lib/nginx/modules/ngx_http_set_misc_module.so ] || echo libnginx-mod-http-set-misc
     # Debian's Python has its headers in a package of its own; others come with them.
     case $python in
         /usr/bin/*) [ -e "$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] || echo Python.h ;;

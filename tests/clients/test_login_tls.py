@@ -29,6 +29,8 @@ from tests.support.oci import Json
 from tests.support.server import Server
 from tests.support.users import htpasswd
 
+pytestmark = pytest.mark.direct("certificates of clients end at a proxy")
+
 DOCKER = pytest.mark.xdist_group("docker")
 #: Where docker looks, and nowhere else.
 CERTIFICATES = Path("/etc/docker/certs.d")

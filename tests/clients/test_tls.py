@@ -17,6 +17,8 @@ from tests.support.certificates import Authority, Pair
 from tests.support.oci import digest_of, random_bytes
 from tests.support.server import Server
 
+pytestmark = pytest.mark.direct("certificates of clients end at a proxy")
+
 
 @dataclass(frozen=True)
 class Secured:

@@ -30,6 +30,7 @@ from tests.support.oci import TIMEOUT, Remote, digest_of, random_bytes
 from tests.support.server import Server, free_port, merged
 from tests.support.users import basic, bearer, htpasswd
 
+DEPLOY = Path(__file__).parents[2] / "deploy"
 PASSWORDS = {"alice": "correct horse battery", "bob": "staple staple staple"}
 ALICE, BOB = (basic(name, PASSWORDS[name]) for name in ("alice", "bob"))
 RULES = {
@@ -551,6 +552,7 @@ def generated(config: Path, *options: str, code: int = 0) -> str:
 @contextmanager
 def front(directory: Path, config: Path, *options: str) -> Iterator[str]:
     """Run nginx with what is written for a configuration; yield its URL."""
+    require("nginx")
     host, remembered = f"127.0.0.1:{free_port()}", decisions()
     try:
         site = generated(config, "--listen", host, "--cache", str(remembered), *options)
@@ -611,3 +613,38 @@ def test_each_configuration_has_a_secret_of_its_own(tmp_path: Path) -> None:
     one, other = generated(config), generated(config)
     assert one != other
     assert re.sub("[0-9a-f]{64}", "", one) == re.sub("[0-9a-f]{64}", "", other)
+
+
+def test_the_configuration_in_deploy_is_what_is_written(tmp_path: Path) -> None:
+    """Of deploy/behind-nginx.yaml; nginx itself finds nothing wrong with it."""
+    require("nginx")
+    htpasswd(tmp_path / "htpasswd", PASSWORDS)
+    config = tmp_path / "config.yaml"
+    config.write_text((DEPLOY / "behind-nginx.yaml").read_text().replace("/etc/pierhead", str(tmp_path)))
+    files = {"--certificate": "/etc/nginx/pierhead.crt", "--key": "/etc/nginx/pierhead.key"}
+    options = [word for pair in (files | {"--secret-file": "/etc/nginx/pierhead.secret"}).items() for word in pair]
+    site = generated(config, *options)
+    assert site == (DEPLOY / "nginx.conf").read_text()
+    pair = Authority.in_new(tmp_path / "ca").server()
+    secret = tmp_path / "secret"
+    secret.write_text(f'set $secret "{"a" * 64}";\n')
+    places = {"/etc/nginx/pierhead.crt": pair.cert, "/etc/nginx/pierhead.key": pair.key}
+    for old, new in (places | {"/etc/nginx/pierhead.secret": secret, "/run/pierhead-nginx": tmp_path / "r"}).items():
+        site = site.replace(old, str(new))
+    for old in ("[::]:443", "443"):
+        site = site.replace(f"listen {old} ", f"listen 127.0.0.1:{free_port()} ")
+    with Nginx(tmp_path / "nginx", site):
+        pass
+
+
+def test_a_secret_that_is_kept_in_a_file_is_not_written(tmp_path: Path) -> None:
+    """The file's secret is used: nginx starts with it, and lets in who may."""
+    secret = tmp_path / "secret"
+    secret.write_text(f'set $secret "{"b" * 64}";\n')
+    with Server(tmp_path / "data", config={"server": {"trustedProxies": ["127.0.0.1"]}}, nginx=False) as server:
+        _, digest, data = pushed(server, "team/app")
+        options = ("--secret-file", str(secret))
+        assert re.search("[0-9a-f]{64}", generated(server.config_file, *options)) is None
+        with front(tmp_path, server.config_file, *options) as url:
+            assert Remote(url, "team/app").get(f"blobs/{digest}").content == data
+            assert pulls(server) == 0

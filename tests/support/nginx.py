@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from tests.clients.support.programs import find, require
+from tests.clients.support.programs import find
 
 _START_SECONDS = 20
 _MODULES = Path("/etc/nginx/modules-enabled")
@@ -18,7 +18,6 @@ class Nginx:
 
     def __init__(self, directory: Path, http: str, user: str = "root") -> None:
         """Write the configuration; nothing runs yet. Its workers run as `user`, which can have a group behind it."""
-        require("nginx")
         directory.mkdir(exist_ok=True)
         self.log = directory / "error.log"
         self.access_log = directory / "access.log"
@@ -54,6 +53,12 @@ class Nginx:
                 self.stop()
                 raise RuntimeError(f"nginx does not start:\n{self.log.read_text()}")
             time.sleep(0.02)
+
+    @property
+    def pid(self) -> int:
+        """Give the process id of the master."""
+        assert self._process is not None, "nginx is not running"
+        return self._process.pid
 
     def stop(self) -> None:
         """End it, and its workers, whatever they are at."""

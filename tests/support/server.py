@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import requests
 
+from tests.clients.support.programs import require
 from tests.support.nginx import Nginx, decisions, forget
 
 #: With this in the environment every server stands behind nginx: clients come to nginx's port.
@@ -251,6 +252,7 @@ class Front:
 
     def start(self) -> None:
         """Start nginx with what `pierhead nginx-config` writes."""
+        require("nginx")
         self._decisions = decisions()
         listen = f"127.0.0.1:{self._server.port}{' ssl http2' if self._certificate else ''}"
         options = ["--listen", listen, "--cache", str(self._decisions), *self._certificate]
