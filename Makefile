@@ -13,7 +13,7 @@ NEED_HEADERS := The extra "ldap" is not installed, so its tests are skipped: it 
 NEED_NETWORK := The packages could not be installed; pip says why above. Once that is mended, run make again.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-nginx lint bench clean debian-packages
+.PHONY: help run test test-nginx soak lint bench clean debian-packages
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ test: $(VENV)/installed-ldap ## set up and run every test; ARGS="-k manifests" r
 
 test-nginx: $(VENV)/installed-ldap ## run the tests of the API and of the clients once more, with every server behind nginx
 	@PIERHEAD_TESTS_THROUGH_NGINX=yes $(BIN)/pytest -n $(JOBS) tests/api tests/clients $(ARGS)
+
+soak: $(VENV)/installed-dev ## do everything at once for ten minutes: nothing is lost, and nothing grows
+	@PIERHEAD_SOAK_SECONDS=600 $(BIN)/pytest -o log_cli=true -o log_cli_level=INFO tests/durability/test_soak.py $(ARGS)
 
 lint: $(VENV)/installed-dev ## check style, format and types
 	@$(BIN)/ruff check .

@@ -5,7 +5,7 @@
 # need it are skipped. PYTHON is the interpreter that the tests run on.
 set -eu
 
-NEEDED="buildah cc chromium containerd crun ctr curl docker docker-registry dockerd htpasswd logrotate newuidmap nginx podman runc skopeo slapd systemd-analyze systemd-socket-activate umoci"
+NEEDED="buildah cc chromium containerd crun ctr curl debootstrap docker docker-registry dockerd htpasswd logrotate newuidmap nginx podman runc skopeo slapd systemd-analyze systemd-socket-activate umoci"
 python=$(command -v "${PYTHON:-python3}" || true)
 POLICY=/usr/sbin/policy-rc.d
 PATH=/usr/bin:/usr/sbin:/bin:/sbin:$PATH
