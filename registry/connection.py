@@ -1,10 +1,11 @@
 """One client's connection: the head that is arriving, the requests made of it, and their bodies."""
 
-import io
+import re
 import select
 import socket
 import ssl
 import time
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -24,6 +25,9 @@ _PLAIN = (b"GET /v2/", b"HEAD /v2/")
 
 # The largest part of a body that is handed on at once: large enough to hash and write well, small enough for memory.
 _PIECE = 1024 * 1024
+_CRLF = b"\r\n"
+#: A chunk's size as nearly all are written; not zero, which ends the body.
+_CHUNK_SIZE = re.compile(rb"(0{0,8}[1-9A-Fa-f][0-9A-Fa-f]{0,7})\r\n")
 
 # How long a body that nobody wants is read, so that its sender gets to see the answer.
 _LINGER_SECONDS = 5.0
@@ -60,24 +64,70 @@ class _LengthReader(body.LengthReader):
 
 
 class _ChunkedReader(body.ChunkedReader):
-    """Read a chunked body; what arrived before an error is read before it is raised."""
+    """Read a chunked body; what arrived before an error is read before it is raised.
 
-    buf: io.BytesIO
+    Much is received at once, and copied once. The common chunk, a size and its bytes, is taken apart here; all else,
+    such as extensions, the end with its trailers, and whatever is wrong, is for gunicorn to judge.
+    """
+
+    parser: Iterator[memoryview] | None
     failure: Exception | None = None
+    _over = memoryview(b"")  #: what was taken apart already, beyond what was asked for
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether all of it was read."""
+        return self.parser is None and not self._over
 
     def read(self, size: int) -> bytes:
         """Read so many bytes, fewer at the end of the body and before an error is raised."""
-        data: bytes
-        if self.failure is None:
+        pieces, missing = [self._over[:size]], size - len(self._over)
+        self._over = self._over[size:]
+        while missing > 0 and self.parser and self.failure is None:
             try:
-                data = super().read(size)
+                piece = next(self.parser)
+            except StopIteration:
+                self.parser = None
             except (OSError, errors.ParseException) as error:
                 self.failure = error
             else:
-                return data
-        data, self.buf = self.buf.getvalue(), io.BytesIO()
-        if not data:
+                pieces.append(piece[:missing])
+                self._over = piece[missing:]
+                missing -= len(piece)
+        data = b"".join(pieces)
+        if not data and self.failure is not None:
             raise self.failure
+        return data
+
+    def parse_chunked(self, unreader: Any) -> Iterator[memoryview]:
+        """Yield the content as it arrives."""
+        data, at = unreader.take_buffered(), 0
+        while True:
+            match = _CHUNK_SIZE.match(data, at)
+            if match:
+                left, at = int(match[1], 16), match.end()
+            else:
+                left, data = self.parse_chunk_size(unreader, data[at:])
+                at = 0
+                if not left:
+                    return
+            while left:
+                piece = memoryview(data)[at : at + left]
+                if not piece:
+                    data, at = self._more(unreader), 0
+                    continue
+                yield piece
+                left, at = left - len(piece), at + len(piece)
+            while len(data) - at < len(_CRLF):
+                data, at = data[at:] + self._more(unreader), 0
+            if not data.startswith(_CRLF, at):
+                raise errors.ChunkMissingTerminator(data[at : at + len(_CRLF)])
+            at += len(_CRLF)
+
+    def _more(self, unreader: Any) -> bytes:
+        data: bytes = unreader.take_buffered() or unreader.sock.recv(_PIECE)
+        if not data:
+            raise errors.NoMoreData
         return data
 
 
@@ -109,11 +159,9 @@ class Body(body.Body):
     @property
     def finished(self) -> bool:
         """Tell whether all of it was read, so that what follows is the next request."""
-        if isinstance(self.reader, body.ChunkedReader):
-            rest = self.reader.parser is not None or self.reader.buf.tell()
-        else:
-            rest = self.reader.length
-        return not (rest or self.failed)
+        reader = self.reader
+        done: bool = reader.finished if isinstance(reader, _ChunkedReader) else not reader.length
+        return done and not self.failed
 
 
 class Request(message.Request):

@@ -12,8 +12,9 @@ from __future__ import annotations
 import os
 import re
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -32,6 +33,7 @@ from storage.layout import Layout
 _SESSION = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _CHUNK = 1024 * 1024
 _FLUSH = 8 * 1024 * 1024  #: bytes after which the kernel is asked to begin writing
+_BESIDE = 256 * 1024  #: bytes of a chunk that is worth a thread of its own
 _HASHES = 1024  #: uploads whose hash state one worker remembers
 
 
@@ -183,22 +185,22 @@ class Uploads:
     def _copy(self, body: Source, upload: Session, state: _Hash | None) -> None:
         """Write the body to the end of the session, chunk by chunk; a chunk that does not fit leaves nothing.
 
-        The kernel is asked to begin writing as it goes, so that the sync at the end finds little left to do.
+        Each is hashed while the next one comes. The kernel is asked to begin writing as it goes, so that the sync at
+        the end finds little left to do.
         """
         flushed = upload.size
-        while chunk := body.read(_CHUNK):
-            try:
-                _write(upload.descriptor, chunk, upload.size)
-            except OSError:
-                os.ftruncate(upload.descriptor, upload.size)
-                raise
-            upload.size += len(chunk)
-            if state:
-                state.hasher.update(chunk)
-                state.size = upload.size
-            if upload.size - flushed >= _FLUSH:
-                os.posix_fadvise(upload.descriptor, flushed, upload.size - flushed, os.POSIX_FADV_DONTNEED)
-                flushed = upload.size
+        with _beside(state) as hashed:
+            while chunk := body.read(_CHUNK):
+                try:
+                    _write(upload.descriptor, chunk, upload.size)
+                except OSError:
+                    os.ftruncate(upload.descriptor, upload.size)
+                    raise
+                upload.size += len(chunk)
+                hashed(chunk)
+                if upload.size - flushed >= _FLUSH:
+                    os.posix_fadvise(upload.descriptor, flushed, upload.size - flushed, os.POSIX_FADV_DONTNEED)
+                    flushed = upload.size
 
     def _state(self, repository: str, session: str, size: int) -> _Hash | None:
         """Return the hash of the first `size` bytes, if this worker has seen them all."""
@@ -233,6 +235,29 @@ class Uploads:
         if not _SESSION.fullmatch(session):
             raise _unknown(session)
         return self._layout.upload(repository, session)
+
+
+@contextmanager
+def _beside(state: _Hash | None) -> Iterator[Callable[[bytes], None]]:
+    """Yield what hashes a chunk, a large one while the next is fetched; on leaving, all of it is hashed."""
+    with ExitStack() as stack:
+        pool: ThreadPoolExecutor | None = None
+        last: Future[None] | None = None
+
+        def hashed(chunk: bytes) -> None:
+            nonlocal pool, last
+            if state is None:
+                return
+            if last:
+                last.result()
+            state.size += len(chunk)
+            if len(chunk) < _BESIDE:
+                state.hasher.update(chunk)
+                return
+            pool = pool or stack.enter_context(ThreadPoolExecutor(1, "hash"))
+            last = pool.submit(state.hasher.update, chunk)
+
+        yield hashed
 
 
 def _write(descriptor: int, data: bytes, offset: int) -> None:
