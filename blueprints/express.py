@@ -108,7 +108,7 @@ class Express:
         if inline and pull.with_body:
             data = store.backend.read_now(pull.name, digest, _INLINE_BLOB)
             return None if data is None else _Answer(headers, len(data), (data,))
-        size = store.backend.size_now(pull.name, digest) if inline else store.blob_size(pull.name, digest)
+        size = store.backend.size_now(pull.name, digest)  # a blob in the bin is for the routes to take back
         if size is None or not pull.with_body:
             return None if size is None else _Answer(headers, size, ())
         content = store.open_blob(pull.name, digest, 0, size)

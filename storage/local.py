@@ -578,11 +578,13 @@ class LocalBackend:
         with self._uploads.open(repository, session) as upload:
             self._uploads.extend(repository, session, upload, body, start)
             actual = self._uploads.digest(repository, session, upload, digest.algorithm)
+            moved = False
             if actual == digest:
                 self._durable.make_directory(os.path.dirname(self._layout.blob(repository, digest)))
-                self._adopt(repository, digest, upload.path, upload.descriptor)
+                moved = self._adopt(repository, digest, upload.path, upload.descriptor)
                 self._durable.sync_directory(os.path.dirname(self._layout.blob(repository, digest)))
-            _unlink(upload.path)
+            if not moved:
+                _unlink(upload.path)
         self._uploads.forget(repository, session)
         if actual != digest:
             raise DigestMismatch("the content is not what the digest says", digest=digest, actual=actual)
@@ -593,9 +595,10 @@ class LocalBackend:
 
     # how a file becomes a blob
 
-    def _adopt(self, repository: str, digest: Digest, path: str, descriptor: int) -> None:
+    def _adopt(self, repository: str, digest: Digest, path: str, descriptor: int) -> bool:
         """Make a complete file the repository's blob, or leave it in favour of an equal one that is there already.
 
+        Tell whether it has lost its path to that.
         Where a copy of the blob is in quarantine, what is there is not trusted: this one takes its place.
         """
         size = os.fstat(descriptor).st_size
@@ -607,13 +610,16 @@ class LocalBackend:
                 self._pool.offer(path, digest)
             self._durable.rename(path, target)
             self.heal(repository, digest)
-        elif not self._has(target, size) and not self._take_from_pool(digest, target, size):
+            return True
+        if not self._has(target, size) and not self._take_from_pool(digest, target, size):
             self._sync_or_drop(path, descriptor)
             late = self._dedupe and self._pool.offer(path, digest)
             if not late or not self._take_from_pool(digest, target, size):
                 self._durable.rename(path, target)
                 self._count("blobs_stored", 1)
                 self._count("bytes_stored", size)
+                return True
+        return False
 
     def _sync_or_drop(self, path: str, descriptor: int) -> None:
         """Sync a file; one that could not be synced goes, since the next attempt would succeed and write nothing."""

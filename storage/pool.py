@@ -61,9 +61,12 @@ class Pool:
     def offer(self, path: str, digest: Digest) -> bool:
         """Let a file that is complete and synced be the pool's copy; tell whether it was too late for that."""
         target = self._layout.pooled(digest)
-        os.makedirs(os.path.dirname(target), exist_ok=True)
         try:
-            self._durable.link(path, target)
+            try:
+                self._durable.link(path, target)
+            except FileNotFoundError:  # it may be the directory that is missing
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                self._durable.link(path, target)
         except FileExistsError:  # another worker offered its own at the same time
             return True
         except FileNotFoundError:  # somebody has just taken it away

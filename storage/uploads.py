@@ -67,9 +67,12 @@ class Uploads:
         """Start a session; return its id."""
         session = str(uuid.uuid4())
         path = self._layout.upload(repository, session)
-        self._durable.make_directory(self._layout.root)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+        try:
+            _make(path)
+        except FileNotFoundError:
+            self._durable.make_directory(self._layout.root)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            _make(path)
         self._hashes.put(session, _Hash(algorithm, new_hasher(algorithm)))
         if algorithm != CANONICAL:
             self._note(repository, session, {"algorithm": algorithm})
@@ -120,24 +123,27 @@ class Uploads:
         except FileNotFoundError:
             raise _unknown(session) from None
         try:
-            size = os.fstat(descriptor).st_size
             if not locks.try_exclusive(descriptor):
+                size = os.fstat(descriptor).st_size
                 raise UploadOutOfOrder("another request is writing to this upload", size)
-            if not _is_named(descriptor, path):  # finished or cancelled between open and lock
+            status = os.fstat(descriptor)
+            if not _is_named(status, path):  # finished or cancelled between open and lock
                 raise _unknown(session)
-            yield Session(path, descriptor, os.fstat(descriptor).st_size)
+            yield Session(path, descriptor, status.st_size)
         finally:
             os.close(descriptor)
 
     def digest(self, repository: str, session: str, upload: Session, algorithm: str) -> Digest:
         """Return the digest of all that the session holds, hashing only what has not been hashed."""
+        state = self._hashes.get(session)
+        self._hashes.drop(session)  # the hash goes on from here only once
+        if state is not None and (state.algorithm, state.size) == (algorithm, upload.size):
+            return Digest(f"{algorithm}:{state.hasher.hexdigest()}")
         known = self._noted(repository, session, upload.size, algorithm)
         if known:
             return known
-        state = self._hashes.get(session)
         if state is None or state.algorithm != algorithm or state.size > upload.size:
             state = _Hash(algorithm, new_hasher(algorithm))
-        self._hashes.drop(session)  # the hash goes on from here only once
         while chunk := os.pread(upload.descriptor, _CHUNK, state.size):
             state.hasher.update(chunk)
             state.size += len(chunk)
@@ -268,10 +274,14 @@ def _write(descriptor: int, data: bytes, offset: int) -> None:
         view = view[written:]
 
 
-def _is_named(descriptor: int, path: str) -> bool:
-    """Tell whether the open file is still the one at `path`; a session that was committed is a blob by now."""
+def _make(path: str) -> None:
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+
+
+def _is_named(status: os.stat_result, path: str) -> bool:
+    """Tell whether a file is still the one at `path`; a session that was committed is a blob by now."""
     try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+        return os.path.samestat(status, os.stat(path))
     except FileNotFoundError:
         return False
 
