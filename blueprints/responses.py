@@ -24,8 +24,13 @@ def blob_location(name: str, digest: Digest) -> str:
 
 
 def next_page(path: str, **query: str | int) -> dict[str, str]:
-    """Return the Link header to the rest of a list (RFC 5988)."""
-    return {"Link": f'<{location(path)}?{urlencode(query)}>; rel="next"'}
+    """Return the Link header to the rest of a list (RFC 5988) whose path this is."""
+    return next_link(location(path), **query)
+
+
+def next_link(url: str, **query: str | int) -> dict[str, str]:
+    """Return the Link header to the rest of a list (RFC 5988) whose URL this is."""
+    return {"Link": f'<{url}?{urlencode(query)}>; rel="next"'}
 
 
 def json_response(

@@ -122,12 +122,18 @@ class ImageStore:
 
         Raises ManifestUnknown, and DigestInvalid for what looks like a digest and is none.
         """
-        snapshot = self._snapshots.get(repository)
-        if self._keeper or snapshot is None or snapshot.version != self._backend.index_version(repository):
+        snapshot = None if self._keeper else self._recall(repository)
+        if snapshot is None:
             return None
         entry = self._find(repository, snapshot, reference)
         data = self._bodies.get((repository, entry["digest"]))
         return None if data is None else StoredManifest(Digest(entry["digest"]), entry["mediaType"], data)
+
+    def _recall(self, repository: str) -> Snapshot | None:
+        """Return the repository as it is in memory, if it is still so."""
+        snapshot = self._snapshots.get(repository)
+        fresh = snapshot is not None and snapshot.version == self._backend.index_version(repository)
+        return snapshot if fresh else None
 
     def put_manifest(  # noqa: PLR0913
         self,
@@ -223,10 +229,16 @@ class ImageStore:
 
     def tags(self, repository: str, after: str = "", limit: int | None = None) -> tuple[list[str], bool]:
         """Return the tags that follow `after` in byte-lexical order, and whether there are more; RepositoryUnknown."""
-        tags = self._snapshot(repository).index.sorted_tags
-        start = bisect_right(tags, after) if after else 0
-        end = len(tags) if limit is None else start + limit
-        return tags[start:end], end < len(tags)
+        return _page(self._snapshot(repository).index.sorted_tags, after, limit)
+
+    def recall_tags(
+        self, repository: str, after: str = "", limit: int | None = None, *, most: int
+    ) -> tuple[list[str], bool] | None:
+        """Return what `tags` does, if the repository is in memory and has no more than so many tags."""
+        snapshot = self._recall(repository)
+        if snapshot is None or len(snapshot.index.tags) > most:
+            return None
+        return _page(snapshot.index.sorted_tags, after, limit)
 
     def referrers(self, repository: str, subject: Digest, artifact_type: str | None = None) -> list[Entry]:
         """Return descriptors, sorted by digest, of the manifests whose subject has this digest.
@@ -443,6 +455,12 @@ class ImageStore:
         except (BlobUnknown, DigestInvalid):
             return False
         return True
+
+
+def _page(names: list[str], after: str, limit: int | None) -> tuple[list[str], bool]:
+    start = bisect_right(names, after) if after else 0
+    end = len(names) if limit is None else start + limit
+    return names[start:end], end < len(names)
 
 
 def _current(state: Snapshot, reference: str) -> Digest | None:

@@ -49,10 +49,11 @@ class Place:
         for data in (b"{}", LAYER, LARGE):
             url = f"/v2/{name}/blobs/uploads/?digest={digest_of(data)}"
             assert client.post(url, data=data, headers=headers).status_code == 201
-        put = client.put(
-            f"/v2/{name}/manifests/1", data=MANIFEST.body, content_type=MANIFEST.media_type, headers=headers
-        )
-        assert put.status_code == 201
+        for tag in ("0", "1"):
+            put = client.put(
+                f"/v2/{name}/manifests/{tag}", data=MANIFEST.body, content_type=MANIFEST.media_type, headers=headers
+            )
+            assert put.status_code == 201
 
     def both(self, method: str, path: str, headers: Mapping[str, str] | None = None) -> tuple[Answer, Answer]:
         """Return the answers by way of the express, and of the routes."""
@@ -98,6 +99,9 @@ def guarded(tmp_path: Path) -> Place:
     return made
 
 
+#: Queries of lists of tags: those that the express knows, and others.
+LISTS = ["n=1", "n=0", "n=1&last=1", "last=1", "last=", "n=2&last=0", "n=", "n=x", "n=-1", "n=1&last=%31", "last=1&n=1"]
+LISTS += ["n=1&n=2", "n=1&", "&n=1", "n=1&last=0&last=1", "x=1", f"n={'9' * 18}", f"n={'9' * 19}"]
 REFERENCES = ["manifests/1", f"manifests/{MANIFEST.digest}", f"blobs/{DIGEST}", f"blobs/{digest_of(LARGE)}"]
 PATHS = [
     *(f"/v2/{NAME}/{reference}" for reference in REFERENCES),
@@ -112,6 +116,10 @@ PATHS = [
     f"/v2/{NAME}/blobs/uploads",
     f"/v2/{NAME}/blobs/uploads/",
     f"/v2/{NAME}/tags/list",
+    *(f"/v2/{NAME}/tags/list?{query}" for query in LISTS),
+    "/v2/team/none/tags/list",
+    "/v2/Team/tags/list",
+    "/v2/tags/list",
     f"/v2/{NAME}/manifests/1?n=1&digest=x",
     f"/v2//{NAME}/manifests/1",
     f"/v2/{NAME}//manifests/1",
@@ -290,3 +298,20 @@ def test_the_warning_is_the_same(tmp_path: Path) -> None:
     assert express == routes
     assert "Warning" in dict(express[1])
     assert place.ask(place.way, "GET", f"/v2/{NAME}/manifests/1", inline=True)[0] == "not inline"
+
+
+@pytest.mark.parametrize(
+    ("config", "base"), [({}, "/prefix"), ({"externalUrl": "https://a.example/x"}, "https://a.example/x")]
+)
+def test_the_link_to_the_rest_of_a_list_is_the_one_of_the_routes(tmp_path: Path, config: Any, base: str) -> None:
+    place = Place(tmp_path, http=config)
+    place.push()
+    environ = EnvironBuilder(f"/v2/{NAME}/tags/list?n=1", base_url="http://localhost/prefix").get_environ()
+    links: list[str] = []
+
+    def start(_status: str, headers: list[tuple[str, str]], _exception: object = None) -> None:
+        links.append(dict(headers)["Link"])
+
+    for way in (place.way, place.way._app):
+        b"".join(way(environ | {REQUEST_ID: "a-request-id"}, start))
+    assert links[0] == links[1] == f'<{base}/v2/{NAME}/tags/list?n=1&last=0>; rel="next"'
