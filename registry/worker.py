@@ -29,6 +29,7 @@ from registry.config import Config, load_from_environment
 from registry.connection import Connection, Request, Response, Sink, TLSConnection
 from registry.errors import error_body
 from registry.inline import INLINE, NOT_INLINE
+from registry.memory import Trimmer
 from registry.scrubbing import scrub_on_schedule
 from registry.stream import Stream
 from registry.tls import Contexts, contexts_of
@@ -124,6 +125,7 @@ class Worker(ThreadWorker):
         self.waiting: set[Connection] = set()
         self.next_sweep = 0.0
         self.next_notice = 0.0
+        self.trimmer = Trimmer()
         self.accept_after = 0.0
         self.accept_failing = False
         self.inline = False
@@ -151,11 +153,13 @@ class Worker(ThreadWorker):
     # The main thread: connections come, wait for their next head, and go.
 
     def notify(self) -> None:
-        """Tell the arbiter that this worker is alive, once a second."""
+        """Tell the arbiter that this worker is alive, once a second; give back memory every few."""
         now = time.monotonic()
         if now >= self.next_notice:
             self.next_notice = now + _NOTICE_SECONDS
             super().notify()
+            if self.trimmer.is_due(self.nr):
+                self.tpool.submit(self.trimmer.trim)
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """Start or stop listening; after a failure not before a pause."""
