@@ -13,7 +13,7 @@ NEED_HEADERS := The extra "ldap" is not installed, so its tests are skipped: it 
 NEED_NETWORK := The packages could not be installed; pip says why above. Once that is mended, run make again.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-nginx soak lint bench clean debian-packages
+.PHONY: help run test test-nginx soak lint bench graphs clean debian-packages
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ lint: $(VENV)/installed-dev ## check style, format and types
 
 bench: $(VENV)/installed-dev ## compare the speed with docker-registry's; ARGS="--quick" only shows that it works
 	@$(BIN)/python -m bench $(ARGS)
+
+graphs: $(VENV)/installed-dev ## measure how cost grows with what there is, and draw it in docs/growth
+	@$(BIN)/python -m bench.growth $(ARGS)
 
 clean: ## remove what the other targets made, except the data
 	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

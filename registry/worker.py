@@ -48,6 +48,9 @@ _SHOWN_CHARACTERS = 200
 # How long a worker that has more connections than another lets it accept the next one.
 _POLITE_SECONDS = 0.0005
 
+# How many connections are accepted before those are looked at that are here already, hundreds perhaps.
+_ACCEPTED_AT_ONCE = 16
+
 _CLIENT_GONE = (ConnectionError, TimeoutError, EOFError, StopIteration, errors.NoMoreData)
 
 # How many requests that could be answered at once a thread answers, before it is seen whether they can by now.
@@ -166,18 +169,24 @@ class Worker(ThreadWorker):
         super().set_accept_enabled(enabled and time.monotonic() >= self.accept_after)
 
     def accept(self, listener: socket.socket) -> None:
-        """Accept a connection; when there is no descriptor left for it, let clients queue for a moment."""
+        """Accept a connection, and others while no worker has fewer: those who are here are served in between.
+
+        When there is no descriptor left for it, let clients queue for a moment.
+        """
         if self.balance.is_ahead(self.age):
             time.sleep(_POLITE_SECONDS)
-        try:
-            sock, client = listener.accept()
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
-                self._pause_accepting(error)
-            return
-        self.accept_failing = False
-        self._count_connections(1)
-        self.await_head(self._connection(Stream.adopt(sock, self.stall_timeout), client, listener.getsockname()))
+        for _ in range(_ACCEPTED_AT_ONCE):
+            try:
+                sock, client = listener.accept()
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
+                    self._pause_accepting(error)
+                return
+            self.accept_failing = False
+            self._count_connections(1)
+            self.await_head(self._connection(Stream.adopt(sock, self.stall_timeout), client, listener.getsockname()))
+            if self.nr_conns >= self.worker_connections or self.balance.is_ahead(self.age):
+                return
 
     def _connection(self, stream: Stream, client: Any, server: Any) -> Connection:
         if self.contexts is None:

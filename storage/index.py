@@ -94,7 +94,9 @@ class RepositoryIndex:
         `replaced` are the digests whose untagged entries go, because the new manifest lists them.
         """
         digest, index = entry["digest"], self
-        if digest in self.by_digest or replaced or any(tag in self.tags for tag in tags):
+        known = digest in self.by_digest or replaced or any(tag in self.tags for tag in tags)
+        # To look at each entry costs little beside writing them all anew, which a further tag does not need.
+        if known and any(_gives_way(old, digest, tags, replaced) for old in self.entries):
             index = self._with(old for old in self.entries if not _gives_way(old, digest, tags, replaced))
         if tags:
             return index.extended([entry | {"annotations": {TAG: tag}} for tag in tags])

@@ -63,3 +63,13 @@ def test_clients_are_spread_over_the_workers(make_server: MakeServer) -> None:
 def _sockets(pid: int) -> int:
     links = (os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir())
     return sum(link.startswith("socket:") for link in links)
+
+
+def test_of_many_connections_some_more_are_not_ahead() -> None:
+    """Who accepts hundreds at once would else wait, after each, for the other worker to look up from its work."""
+    balance = Balance()
+    balance.set(1, 160)
+    balance.set(2, 170)
+    assert not balance.is_ahead(2)
+    balance.set(2, 171)
+    assert balance.is_ahead(2)
