@@ -128,6 +128,7 @@ def repositories(size: int, directory: Path) -> Point:
         data = registry.directory / "data"
         for number in range(size):
             _copy_layout(data / "seed", data / "many" / f"r{number:06}")
+        time.sleep(_SETTLING)  # a directory that has just changed is read again each time
         numbers = count()
 
         def push(_: int) -> None:

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from bench.client import Connection
+from bench.growth import CURVES
 from bench.guarded import GuardedDockerRegistry, GuardedPierhead
 from bench.registries import Registry
+from tests.clients.support.programs import require
 
 ROOT = Path(__file__).parents[2]
 
@@ -106,3 +108,36 @@ def test_an_unknown_workload_is_refused() -> None:
     done = bench("--only", "nonsense")
     assert done.returncode != 0
     assert "--list" in done.stderr
+
+
+@pytest.mark.usefixtures("docker_registry")
+def test_a_quick_run_shows_what_nginx_does(tmp_path: Path) -> None:
+    """Compare the registry behind nginx with docker-registry, and both ways with nginx that asks nobody."""
+    require("nginx")
+    target = tmp_path / "results.json"
+    chosen = ["nginx-blob-head", "nginx-images", "file-pull-1", "nginx-file-pull-1"]
+    options = [word for name in chosen for word in ("--only", name)]
+    rows = results(target, bench("--quick", *options, "--dir", tmp_path, "--json", target))
+    assert {name: row["registries"] for name, row in rows.items()} == {
+        "nginx-blob-head": ["pierhead, nginx", "docker-registry"],
+        "nginx-images": ["pierhead, nginx", "docker-registry"],
+        "file-pull-1": ["pierhead", "nginx alone"],
+        "nginx-file-pull-1": ["pierhead, nginx", "nginx alone"],
+    }
+    assert rows["nginx-blob-head"]["goal"] == 18
+
+
+def test_how_cost_grows_is_drawn(tmp_path: Path) -> None:
+    options = ["--quick", "--only", "blobs", "--dir", str(tmp_path), "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "bench.growth", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == ["blobs 10", "blobs 100"]
+    assert (tmp_path / "blobs.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_graph_is_shown() -> None:
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    for curve in CURVES:
+        assert f"(growth/{curve.name}.png)" in page
+        assert (ROOT / "docs" / "growth" / f"{curve.name}.png").is_file()
