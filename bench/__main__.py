@@ -66,13 +66,12 @@ def main(  # noqa: PLR0913, PLR0917 - one parameter for each option
         try:
             for number, comparison in enumerate(chosen):
                 results.append(measure(comparison, Path(directory, str(number)), scale, rounds))
+                click.echo(table(results[-1]) + "\n")
         except (CannotStart, WrongAnswer) as error:
             raise click.ClickException(str(error)) from error
         if collection:
             surroundings[COLLECTION] = measure_collection(Path(directory, COLLECTION), scale.collected)
     click.echo("\n".join(f"{key}: {value}" for key, value in surroundings.items()))
-    for compared in results:
-        click.echo("\n" + table(compared))
     if target is not None:
         target.write_text(document(results, surroundings) + "\n", encoding="utf-8")
 

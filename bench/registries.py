@@ -45,7 +45,7 @@ class Registry(ABC):
         try:
             self.start(config)
             self._wait()
-        except CannotStart:
+        except BaseException:
             self.__exit__()
             raise
         return self
@@ -144,6 +144,8 @@ class DockerRegistry(Registry):
 class BehindNginx(Pierhead):
     """This registry behind nginx, with the configuration that it writes for that; nginx logs what is asked."""
 
+    _nginx: Nginx | None = None
+
     def config(self) -> dict[str, Any]:
         """Let it listen on a port of its own, for nginx."""
         config = super().config()
@@ -155,8 +157,9 @@ class BehindNginx(Pierhead):
         """Start nginx too."""
         super().start(config)
         self._decisions = decisions()
-        self._nginx = Nginx(self.directory / "nginx", self.site(config))
-        self._nginx.start()
+        nginx = Nginx(self.directory / "nginx", self.site(config))
+        nginx.start()
+        self._nginx = nginx
 
     def site(self, config: Path) -> str:
         """Give nginx's configuration."""
@@ -168,7 +171,8 @@ class BehindNginx(Pierhead):
 
     def __exit__(self, *_: object) -> None:
         """End both."""
-        self._nginx.stop()
+        if self._nginx:
+            self._nginx.stop()
         forget(self._decisions)
         super().__exit__()
 
@@ -178,7 +182,7 @@ class BareNginx(BehindNginx):
 
     def site(self, config: Path) -> str:
         """Leave out who may."""
-        return "".join(line for line in super().site(config).splitlines(keepends=True) if "auth_request" not in line)
+        return "".join(line for line in super().site(config).splitlines(keepends=True) if "auth_request /" not in line)
 
 
 def _found(command: str, path: str | None = None) -> str:

@@ -18,6 +18,7 @@ class Nginx:
 
     def __init__(self, directory: Path, http: str, user: str = "root") -> None:
         """Write the configuration; nothing runs yet. Its workers run as `user`, which can have a group behind it."""
+        directory = directory.absolute()
         directory.mkdir(exist_ok=True)
         self.log = directory / "error.log"
         self.access_log = directory / "access.log"
