@@ -8,12 +8,9 @@ import io
 import logging
 import os
 import time
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TypeAlias, TypeVar
-
-import orjson
 
 from storage import locks
 from storage.backend import Binned, Identity, Redirect, Source, Stream, Version
@@ -22,8 +19,8 @@ from storage.cache import Cache
 from storage.digest import ALGORITHMS, Digest, is_digest, new_hasher
 from storage.durable import Durable, write_all
 from storage.errors import BlobUnknown, DigestMismatch, IndexChanged, RepositoryUnknown
-from storage.layout import BIN, BLOBS, INDEX, TEMPORARY, UPLOADS, Layout
-from storage.names import is_component
+from storage.layout import TEMPORARY, Layout
+from storage.listing import Listing, Stamp, settled, stamp
 from storage.pool import CANNOT_LINK, Pool
 from storage.pulls import Pulls
 from storage.quarantine import Quarantine, identity_of
@@ -32,10 +29,7 @@ from storage.uploads import Uploads
 log = logging.getLogger(__name__)
 
 _OWN_LINKS = 2  #: of a blob that no other repository shares: in the repository and in the pool
-_EMPTY_INDEX = 200  #: bytes that an index has at most, as written here, if it lists nothing; with an entry it has more
-_LISTINGS = 100_000  #: directory names kept in memory, all together
 _CONTENTS = 200_000  #: sizes of blobs kept in memory, all together
-_SETTLED = 2_000_000_000  #: nanoseconds after which a time stamp is not given out again
 _SLOWEST_WRITE = 60.0  #: seconds for which a small file may be on its way to its name, whatever gcDelay is
 _COPY = 10 * 1024 * 1024
 _MARKER = b'{"imageLayoutVersion":"1.0.0"}'
@@ -44,10 +38,6 @@ _MARKER = b'{"imageLayoutVersion":"1.0.0"}'
 Count: TypeAlias = Callable[[str, int], None]
 
 T = TypeVar("T")
-
-#: (inode, size, mtime in ns, ctime in ns)
-_Stamp: TypeAlias = tuple[int, int, int, int]
-_MISSING: _Stamp = (0, 0, 0, 0)
 
 
 class FileStream:
@@ -86,8 +76,8 @@ class LocalBackend:
         self._pulls = Pulls(self._layout)
         self._quarantine = Quarantine(self._layout, self._durable)
         self._dedupe = dedupe
-        self._listings: Cache[str, tuple[_Stamp, list[str]]] = Cache(_LISTINGS)
-        self._contents: Cache[str, tuple[tuple[_Stamp | None, ...], Mapping[Digest, int]]] = Cache(_CONTENTS)
+        self._listing = Listing(self._layout)
+        self._contents: Cache[str, tuple[tuple[Stamp | None, ...], Mapping[Digest, int]]] = Cache(_CONTENTS)
         self._uploads = Uploads(self._layout, self._durable)
         self._count = count
 
@@ -100,7 +90,7 @@ class LocalBackend:
     def index_version(self, repository: str) -> Version | None:
         """Return what tells one index.json from every other that has been there."""
         try:
-            return _stamp(os.stat(self._layout.index(repository)))
+            return stamp(os.stat(self._layout.index(repository)))
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -109,9 +99,9 @@ class LocalBackend:
         try:
             with io.FileIO(self._layout.index(repository)) as file:
                 while True:
-                    before = _stamp(os.fstat(file.fileno()))
+                    before = stamp(os.fstat(file.fileno()))
                     data = os.pread(file.fileno(), before[1] + 1, 0)
-                    if _stamp(os.fstat(file.fileno())) == before:
+                    if stamp(os.fstat(file.fileno())) == before:
                         return data, before
         except (FileNotFoundError, NotADirectoryError):
             raise RepositoryUnknown("no such repository", name=repository) from None
@@ -145,7 +135,7 @@ class LocalBackend:
             self._durable.sync_file(descriptor)
             self._durable.rename(temporary, path)
             self._durable.sync_directory(os.path.dirname(path))
-            version = _stamp(os.fstat(descriptor))
+            version = stamp(os.fstat(descriptor))
         self._keep_own_index(repository, data)
         return version
 
@@ -185,75 +175,11 @@ class LocalBackend:
 
     def repositories(self, prefix: str = "", after: str = "") -> Iterator[str]:
         """Walk the directories that can be repositories, reading no more of them than the caller asks for."""
-        return self._at_or_below(prefix, after, self._lists_something)
+        return self._listing.repositories(prefix, after)
 
     def places(self, after: str = "", prefix: str = "") -> Iterator[str]:
         """Yield the names whose directories hold anything of a repository."""
-        return self._at_or_below(prefix, after, self._holds_anything)
-
-    def _lists_something(self, name: str) -> bool:
-        """Tell whether there is an index with anything in it; one that is damaged counts, too."""
-        path = self._layout.index(name)
-        try:
-            if os.stat(path).st_size > _EMPTY_INDEX:
-                return True
-            with io.FileIO(path) as file:
-                document = orjson.loads(file.readall())
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        except orjson.JSONDecodeError:
-            return True
-        return not isinstance(document, dict) or bool(document.get("manifests", True))
-
-    def _holds_anything(self, name: str) -> bool:
-        """Tell whether a directory is more than a step to those that are nested in it."""
-        directory = self._layout.repository(name)
-        return any(os.path.lexists(f"{directory}/{part}") for part in (INDEX, BLOBS, UPLOADS, BIN))
-
-    def _at_or_below(self, prefix: str, after: str, is_one: Callable[[str], object]) -> Iterator[str]:
-        if prefix > after and is_one(prefix):
-            yield prefix
-        yield from self._below(f"{prefix}/" if prefix else "", after, is_one)
-
-    def _below(self, parent: str, after: str, is_one: Callable[[str], object]) -> Iterator[str]:
-        """Yield what `is_one` says is a repository, below `parent` (empty, or ending in a slash).
-
-        `a-b` comes before `a/b` though `a` comes before both, so each directory stands in the order twice: as `a`, for
-        itself, and as `a/`, for what is nested in it.
-        """
-        steps = self._steps(parent)
-        first = max(bisect_right(steps, after) - 1, 0)  # the one before may be the `a/` in which `after` is nested
-        for step in steps[first:]:
-            if step.endswith("/"):
-                if step > after or after.startswith(step):
-                    yield from self._below(step, after, is_one)
-            elif step > after and is_one(step):
-                yield step
-
-    def _steps(self, parent: str) -> list[str]:
-        """Return the sorted steps below `parent`, remembered while the directory has not changed."""
-        path = self._layout.repository(parent)
-        stamp = self._settled(path)
-        if stamp == _MISSING:
-            return []
-        known = self._listings.get(parent)
-        if known and known[0] == stamp:
-            return known[1]
-        steps = sorted(step for name in _directories(path) for step in (parent + name, f"{parent}{name}/"))
-        if stamp:
-            self._listings.put(parent, (stamp, steps), weight=len(steps) + 1)
-        return steps
-
-    def _settled(self, directory: str) -> _Stamp | None:
-        """Return what tells whether a directory has changed; None of one whose next change could bear the same time.
-
-        One that is missing has a stamp of its own.
-        """
-        try:
-            status = os.stat(directory)
-        except (FileNotFoundError, NotADirectoryError):
-            return _MISSING
-        return _stamp(status) if time.time_ns() - status.st_mtime_ns > _SETTLED else None
+        return self._listing.places(prefix, after)
 
     # blobs
 
@@ -394,7 +320,7 @@ class LocalBackend:
 
     def contents(self, repository: str) -> Mapping[Digest, int]:
         """Read the directories of the blobs, and remember the sizes while the directories do not change."""
-        stamp = tuple(map(self._settled, (f"{self._layout.blobs(repository)}/{name}" for name in ALGORITHMS)))
+        stamp = tuple(map(settled, (f"{self._layout.blobs(repository)}/{name}" for name in ALGORITHMS)))
         known = self._contents.get(repository)
         if known and known[0] == stamp:
             return known[1]
@@ -698,19 +624,6 @@ class LocalBackend:
         finally:
             os.close(descriptor)
             _unlink(path)
-
-
-def _directories(path: str) -> list[str]:
-    """Return the names in a directory that repositories, or what they are nested in, can have."""
-    try:
-        with os.scandir(path) as entries:
-            return [entry.name for entry in entries if is_component(entry.name) and entry.is_dir()]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def _stamp(status: os.stat_result) -> _Stamp:
-    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _is_ours(status: os.stat_result) -> bool:
