@@ -81,9 +81,8 @@ def _latency(act: Callable[[int], object], times: int = _ASKED) -> float:
     return median(taken) * 1000
 
 
-def _asking(connection: Connection, method: str, path: str, status: int = 200) -> Callable[[int], object]:
-    """Return what asks for a path, in which {} is the number of the request."""
-    return lambda number: connection.ask(method, path.format(number), status)
+def _asking(connection: Connection, method: str, path: str) -> Callable[[int], object]:
+    return lambda _: connection.ask(method, path, 200)
 
 
 def _seed(registry: Sized, repository: str) -> tuple[Blob, Blob]:

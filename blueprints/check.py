@@ -64,7 +64,8 @@ class PullCheck:
             try:
                 g.identity = self._gate.identify()
             except RequestRefused as refused:
-                return HTTPStatus(refused.status if refused.status == HTTPStatus.UNAUTHORIZED else 403), {}
+                unknown = refused.status == HTTPStatus.UNAUTHORIZED
+                return HTTPStatus.UNAUTHORIZED if unknown else HTTPStatus.FORBIDDEN, {}
             if self._gate.may(Action.READ, repository):
                 return self._allowed(g.identity, repository)
             return HTTPStatus.UNAUTHORIZED if g.identity.anonymous else HTTPStatus.FORBIDDEN, {}

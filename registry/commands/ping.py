@@ -22,7 +22,7 @@ def ping(path: str | None) -> None:
     Exits with 0 if it answers as a registry does, with 1 if not, with 2 if CONFIG is no good.
     """
     settings = load_config(path).http
-    host, port = settings.local_address, int(settings.port)
+    host, port = settings.local_address, settings.port
     try:
         if settings.tls:  # whose certificate it has is not the question
             context = ssl._create_unverified_context()

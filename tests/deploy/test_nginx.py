@@ -413,7 +413,7 @@ def test_no_credential_lies_in_the_clear(tmp_path: Path) -> None:
 def front_of(server: Server) -> tuple[Path, Path]:
     """Return where a server's nginx remembers what was decided, and its configuration."""
     site = server.root.with_name(server.root.name + ".nginx") / "nginx.conf"
-    found = re.search(r"^proxy_cache_path (\S+)", site.read_text(), re.MULTILINE)
+    found = re.search(r'^proxy_cache_path "([^"]+)"', site.read_text(), re.MULTILINE)
     assert found
     return Path(found[1]), site
 
@@ -590,7 +590,7 @@ def test_what_cannot_stand_behind_nginx(
 @pytest.mark.parametrize(
     ("changes", "options", "lines"),
     [
-        ({}, (), ["listen 80;", "listen [::]:80;", "server_name _;", "proxy_cache_path /run/pierhead-nginx levels"]),
+        ({}, (), ["listen 80;", "listen [::]:80;", "server_name _;", 'proxy_cache_path "/run/pierhead-nginx" levels']),
         ({"http": {"address": "0.0.0.0", "port": 5001}}, (), ["server 127.0.0.1:5001;"]),
         ({"http": {"address": "::", "port": 5001}, "server": {"trustedProxies": ["::1"]}}, (), ["server [::1]:5001;"]),
         ({"http": {"externalUrl": "https://example.com:8443"}}, (), ["server_name example.com;"]),
@@ -600,6 +600,7 @@ def test_what_cannot_stand_behind_nginx(
             ("--certificate", "/etc/a b.crt", "--key", "/etc/a.key"),
             ["listen 443 ssl http2;", "listen [::]:443 ssl http2;", 'ssl_certificate "/etc/a b.crt";'],
         ),
+        ({}, ("--cache", "/run/a b; c"), ['proxy_cache_path "/run/a b; c" levels']),
         ({"server": {"stallTimeout": "90s"}}, (), ["client_body_timeout 90s;", "send_timeout 90s;"]),
     ],
 )

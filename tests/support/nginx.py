@@ -55,12 +55,6 @@ class Nginx:
                 raise RuntimeError(f"nginx does not start:\n{self.log.read_text()}")
             time.sleep(0.02)
 
-    @property
-    def pid(self) -> int:
-        """Give the process id of the master."""
-        assert self._process is not None, "nginx is not running"
-        return self._process.pid
-
     def stop(self) -> None:
         """End it, and its workers, whatever they are at."""
         if self._process is None:
