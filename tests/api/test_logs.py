@@ -100,15 +100,13 @@ def send_everything(server: Server) -> None:
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_no_credential_and_no_forged_line_gets_into_the_log(make_server: MakeServer, tmp_path: Path, form: str) -> None:
-    """Even at level debug."""
+    """Even at level debug. What is cut short may never reach the registry through a proxy; what was answered did."""
     server = make_server(config=guarded(tmp_path, level="debug", format=form, audit=str(tmp_path / "audit.log")))
     send_everything(server)
-    marker = f"/v2/{form}-end/tags/list"
-    requests.get(server.url + marker, timeout=TIMEOUT)
     log = tmp_path / "registry.log"
-    wait_until(lambda: marker in log.read_text())
+    answered = {"POST /v2/token HTTP": 4, "GET /v2/token?offline_token": 1, "PUT /v2/team/app/manifests/1": 1}
+    wait_until(lambda: all(log.read_text().count(request) == number for request, number in answered.items()))
     lines = log.read_text().split("\n")[:-1]
-    assert len(lines) > len(HOSTILE)
     for line in lines:
         assert line.isprintable()
         if form == "text":
