@@ -26,10 +26,11 @@ from registry.auth.certificates import CLIENT_CERTIFICATE
 from registry.balance import Balance
 from registry.collecting import collect_on_schedule
 from registry.config import Config, load_from_environment
-from registry.connection import Connection, Request, Response, Sink, TLSConnection
+from registry.connection import Connection, TLSConnection
 from registry.errors import error_body
 from registry.inline import INLINE, NOT_INLINE
 from registry.memory import Trimmer
+from registry.messages import Request, Response, Sink
 from registry.scrubbing import scrub_on_schedule
 from registry.stream import Stream
 from registry.tls import Contexts, contexts_of
