@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,8 +57,10 @@ def home() -> Iterator[Path]:
 def image(home: Path) -> Client:
     """Build the image `pierhead`, with the packages that this Python can fetch; return buildah."""
     wheels, debian = home / "wheels", home / "debian"
+    # Another worker of pytest may be doing the same: two builds in one tree break each other.
+    source = shutil.copytree(TREE, home / "source", ignore=shutil.ignore_patterns(".*", "build", "*.egg-info"))
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--use-pep517", "--wheel-dir", str(wheels)]
-    subprocess.run([*pip, str(TREE), "setuptools", "wheel"], check=True, cwd=home)
+    subprocess.run([*pip, str(source), "setuptools", "wheel"], check=True, cwd=home)
     debootstrap = ["debootstrap", "--variant=minbase", "--include=python3,python3-venv", _codename(), str(debian)]
     subprocess.run(debootstrap, check=True, stdout=subprocess.DEVNULL)
     client = buildah(home)
