@@ -1,12 +1,11 @@
 """The express way: pulls of manifests and blobs, and lists of tags, most of what is asked for, without Flask.
 
-It answers what is plainly asked, allowed and there, by the same calls and with the same headers as the routes do. It
-refuses nothing: all else goes to the routes, from the beginning.
+It answers what is plainly asked and allowed, by the same calls and with the same headers as the routes do, and that
+something is not there, which is asked before each push. All else goes to the routes, from the beginning.
 """
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterable
 from http import HTTPStatus
@@ -15,19 +14,20 @@ from typing import TYPE_CHECKING, NamedTuple
 import orjson
 from werkzeug.wsgi import FileWrapper
 
-from blueprints.responses import COPY, blob_headers, final_headers, manifest_headers, next_link
+from blueprints.responses import COPY, Answer, blob_headers, final_headers, manifest_headers, next_link
 from registry.auth.identity import CredentialsRefused, StoreUnavailable
-from registry.errors import RequestRefused
+from registry.errors import RequestRefused, status_and_body
 from registry.inline import INLINE, NOT_INLINE
 from registry.logs import request_id_of
 from storage.backend import Redirect
-from storage.digest import parse_digest
-from storage.errors import StorageError
+from storage.digest import Digest, parse_digest
+from storage.errors import BlobUnknown, ManifestUnknown, RepositoryUnknown, StorageError
 from storage.names import check_name
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from blueprints.express_pushes import Pushes
     from registry.context import Pierhead
     from registry.ratelimit import RateLimit
 
@@ -52,24 +52,20 @@ class _Pull(NamedTuple):
     with_body: bool
 
 
-class _Answer(NamedTuple):
-    headers: dict[str, str]
-    size: int
-    body: Iterable[bytes]
-
-
 class Express:
     """A WSGI wrapper that answers plain pulls itself.
 
     Where the server says `INLINE`, nothing is done that could wait, and what cannot be answered so is `NOT_INLINE`.
     """
 
-    def __init__(self, app: WSGIApplication, registry: Pierhead, limit: RateLimit | None) -> None:
-        """Take the application that answers the rest."""
+    def __init__(
+        self, app: WSGIApplication, registry: Pierhead, limit: RateLimit | None, pushes: Pushes | None = None
+    ) -> None:
+        """Take the application that answers the rest, and what takes pushes if not it."""
         self._app = app
         self._registry = registry
         self._limit = limit
-        self._is_logged = logging.getLogger().isEnabledFor(logging.DEBUG)
+        self._pushes = pushes
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request."""
@@ -80,53 +76,69 @@ class Express:
             answer = None
         if answer is None:
             return NOT_INLINE if inline else self._app(environ, start_response)
-        headers = answer.headers | {"Content-Length": str(answer.size)} | final_headers(request_id_of(environ))
-        start_response(_OK, list(headers.items()))
+        self._registry.metrics.add_all({"requests": 1, f"responses_{answer.status[0]}xx": 1, **answer.counts})
+        headers = {**answer.headers, **final_headers(request_id_of(environ))}
+        headers.setdefault("Content-Length", "0")
+        start_response(answer.status, list(headers.items()))
         return answer.body
 
-    def _answer(self, environ: WSGIEnvironment, *, inline: bool) -> _Answer | None:
+    def _answer(self, environ: WSGIEnvironment, *, inline: bool) -> Answer | None:
+        if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+            return self._pulled(environ, inline=inline)
+        return self._pushes.answer(environ) if self._pushes and not inline else None
+
+    def _pulled(self, environ: WSGIEnvironment, *, inline: bool) -> Answer | None:
         pull = _plain_pull(environ)
         identity = pull and self._registry.gate.plain_reader(environ, pull.name)
         if pull is None or identity is None:
             return None
-        if pull.kind == "tags":
-            answer = self._tags(pull, environ, inline)
-        else:
-            answer = self._manifest(pull, inline) if pull.kind == "manifests" else self._blob(pull, environ, inline)
+        try:
+            answer = self._find(pull, environ, inline=inline)
+        except (BlobUnknown, ManifestUnknown, RepositoryUnknown) as error:
+            answer = _not_there(pull, error)
         if answer is None:
             return None
         if self._limit:
             self._limit.check(environ["REQUEST_METHOD"], environ.get("REMOTE_ADDR", ""))
-        if self._is_logged:
-            environ["REMOTE_USER"] = identity.name
-        self._count(pull, answer.size)
+        environ["REMOTE_USER"] = identity.name
         return answer
 
-    def _manifest(self, pull: _Pull, inline: bool) -> _Answer | None:
+    def _find(self, pull: _Pull, environ: WSGIEnvironment, *, inline: bool) -> Answer | None:
+        if pull.kind == "tags":
+            return self._tags(pull, environ, inline)
+        return self._manifest(pull, inline) if pull.kind == "manifests" else self._blob(pull, environ, inline)
+
+    def _manifest(self, pull: _Pull, inline: bool) -> Answer | None:
         store = self._registry.controller.store(pull.name)
         recall = store.recall_manifest if inline else store.get_manifest
         manifest = recall(pull.name, pull.reference)
         if manifest is None:
             return None
-        body = (manifest.data,) if pull.with_body else ()
         headers = manifest_headers(manifest, pull.reference, public=self._registry.gate.is_public(pull.name))
-        return _Answer(headers, len(manifest.data), body)
+        headers["Content-Length"] = str(len(manifest.data))
+        if not pull.with_body:
+            return Answer(_OK, headers)
+        return Answer(_OK, headers, (manifest.data,), {"manifest_pulls": 1})
 
-    def _blob(self, pull: _Pull, environ: WSGIEnvironment, inline: bool) -> _Answer | None:
+    def _blob(self, pull: _Pull, environ: WSGIEnvironment, inline: bool) -> Answer | None:
         store, digest = self._registry.controller.store(pull.name), parse_digest(pull.reference)
-        headers = blob_headers(digest, public=self._registry.gate.is_public(pull.name))
         if inline and pull.with_body:
             data = store.backend.read_now(pull.name, digest, _INLINE_BLOB)
-            return None if data is None else _Answer(headers, len(data), (data,))
+            return None if data is None else self._blob_answer(pull, digest, len(data), (data,))
         size = store.backend.size_now(pull.name, digest)  # a blob in the bin is for the routes to take back
         if size is None or not pull.with_body:
-            return None if size is None else _Answer(headers, size, ())
+            return None if size is None else self._blob_answer(pull, digest, size)
         content = store.open_blob(pull.name, digest, 0, size)
         if isinstance(content, Redirect):
             return None
-        return _Answer(headers, size, environ.get("wsgi.file_wrapper", FileWrapper)(content, COPY))
+        return self._blob_answer(pull, digest, size, environ.get("wsgi.file_wrapper", FileWrapper)(content, COPY))
 
-    def _tags(self, pull: _Pull, environ: WSGIEnvironment, inline: bool) -> _Answer | None:
+    def _blob_answer(self, pull: _Pull, digest: Digest, size: int, body: Iterable[bytes] = ()) -> Answer:
+        headers = blob_headers(digest, public=self._registry.gate.is_public(pull.name))
+        headers["Content-Length"] = str(size)
+        return Answer(_OK, headers, body, {"blob_pulls": 1, "blob_pull_bytes": size} if pull.with_body else {})
+
+    def _tags(self, pull: _Pull, environ: WSGIEnvironment, inline: bool) -> Answer | None:
         page = _PAGE.fullmatch(pull.reference)
         if page is None:
             return None
@@ -141,24 +153,23 @@ class Express:
         tags, more = found
         headers = {"Content-Type": "application/json"}
         if more and limit and tags:
-            base = self._registry.config.http.external_url or environ.get("SCRIPT_NAME", "")
-            headers = next_link(f"{base}/v2/{pull.name}{_TAGS}", n=limit, last=tags[-1]) | headers
+            url = f"{self._registry.base(environ)}/v2/{pull.name}{_TAGS}"
+            headers = next_link(url, n=limit, last=tags[-1]) | headers
         body = orjson.dumps({"name": pull.name, "tags": tags})
-        return _Answer(headers, len(body), (body,))
+        return Answer(_OK, headers | {"Content-Length": str(len(body))}, (body,))
 
-    def _count(self, pull: _Pull, size: int) -> None:
-        pulled = {}
-        if pull.with_body and pull.kind == "manifests":
-            pulled = {"manifest_pulls": 1}
-        elif pull.with_body and pull.kind == "blobs":
-            pulled = {"blob_pulls": 1, "blob_pull_bytes": size}
-        self._registry.metrics.add_all({"requests": 1, "responses_2xx": 1} | pulled)
+
+def _not_there(pull: _Pull, error: StorageError) -> Answer:
+    """Say that what is asked for is not there, as the routes do."""
+    status, body = status_and_body(error)
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+    return Answer(f"{status} NOT FOUND", headers, (body,) if pull.with_body else ())
 
 
 def _plain_pull(environ: WSGIEnvironment) -> _Pull | None:
     """Return what a request asks for, if that is all of a manifest or a blob, or tags; raise NameInvalid."""
     method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
-    if method not in ("GET", "HEAD") or not path.startswith(_ROOT) or any(header in environ for header in _SPECIAL):
+    if not path.startswith(_ROOT) or any(header in environ for header in _SPECIAL):
         return None
     if path.endswith(_TAGS):
         name = check_name(path[len(_ROOT) : -len(_TAGS)])

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from flask import request
 from gunicorn.http.errors import ParseException
+from werkzeug.http import parse_options_header
+from werkzeug.sansio.utils import get_content_length
 
 from registry.errors import RequestRefused
+from storage.errors import ManifestTooLarge
+from storage.manifests import MAX_SIZE
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 _CHUNK = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/(?:[0-9]+|\*))?")
 _RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{1,18})?|-([0-9]{1,18}))", re.IGNORECASE)
@@ -16,13 +24,14 @@ _NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 class Body:
-    """The body of this request, read as it arrives; one that ends before its Content-Length raises RequestRefused."""
+    """The body of a request, read as it arrives; one that ends before its Content-Length raises RequestRefused."""
 
-    def __init__(self) -> None:
+    def __init__(self, environ: WSGIEnvironment) -> None:
         """Look at the request's headers; read nothing yet."""
-        self._input = request.environ["wsgi.input"]
-        self._left = request.content_length
-        if self._left is None and "HTTP_TRANSFER_ENCODING" not in request.environ:
+        self._input = environ["wsgi.input"]
+        encoding = environ.get("HTTP_TRANSFER_ENCODING")
+        self._left = get_content_length(environ.get("CONTENT_LENGTH"), encoding)
+        if self._left is None and encoding is None:
             self._left = 0
 
     @property
@@ -54,9 +63,17 @@ class Body:
         return bytes(data)
 
 
-def content_type() -> str | None:
-    """Return the request's media type without parameters, which the spec tells registries to ignore."""
-    return request.mimetype or None
+def read_manifest(environ: WSGIEnvironment) -> bytes:
+    """Return a request's body; raise ManifestTooLarge for more than a manifest can have, where its length is told."""
+    body = Body(environ)
+    if (body.left or 0) > MAX_SIZE:
+        raise ManifestTooLarge(f"a manifest has at most {MAX_SIZE} bytes", size=body.left, limit=MAX_SIZE)
+    return body.read_all(MAX_SIZE)
+
+
+def content_type(environ: WSGIEnvironment) -> str | None:
+    """Return a request's media type without parameters, which the spec tells registries to ignore."""
+    return parse_options_header(environ.get("CONTENT_TYPE"))[0].lower() or None
 
 
 def chunk_start() -> int | None:

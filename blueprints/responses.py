@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
 from urllib.parse import urlencode
 
 import orjson
@@ -10,17 +12,22 @@ from flask import Response, request
 
 from registry.context import location
 from storage.digest import Digest
-from storage.image_store import StoredManifest
+from storage.image_store import PushedManifest, StoredManifest
+
+
+class Answer(NamedTuple):
+    """An answer that is made without Flask: its status line, its own headers, its body, and what it counts as."""
+
+    status: str
+    headers: Mapping[str, str]
+    body: Iterable[bytes] = ()
+    counts: Mapping[str, int] = MappingProxyType({})
+
 
 COPY = 1024 * 1024  #: bytes that are copied at a time where the kernel cannot send the file itself
 #: What lies under its digest never changes.
 _IMMUTABLE = "max-age=31536000, immutable"
 _PRIVATE = f"private, {_IMMUTABLE}"
-
-
-def blob_location(name: str, digest: Digest) -> str:
-    """Return where a blob can be pulled."""
-    return location(f"/v2/{name}/blobs/{digest}")
 
 
 def next_page(path: str, **query: str | int) -> dict[str, str]:
@@ -77,6 +84,34 @@ def blob_headers(digest: Digest, *, public: bool) -> dict[str, str]:
     """Return what is said of a blob that is pulled, from a repository that anybody may read if it is `public`."""
     cache_control = caching(by_digest=True, public=public)
     return content_headers(digest, "application/octet-stream", cache_control) | {"Accept-Ranges": "bytes"}
+
+
+def upload_headers(base: str, name: str, session: str, size: int) -> dict[str, str]:
+    """Return where an upload goes on, and how many bytes it has; `base` is what comes before the path in URLs."""
+    return {
+        "Location": f"{base}/v2/{name}/blobs/uploads/{session}",
+        "Range": f"0-{max(size - 1, 0)}",
+        "Docker-Upload-UUID": session,
+    }
+
+
+def pushed_blob_headers(base: str, name: str, digest: Digest) -> dict[str, str]:
+    """Return what is said of a blob that was pushed, or mounted; `base` is what comes before the path in URLs."""
+    return {"Location": f"{base}/v2/{name}/blobs/{digest}", "Docker-Content-Digest": digest}
+
+
+def pushed_manifest_headers(base: str, name: str, pushed: PushedManifest, tags: Sequence[str] = ()) -> dict[str, str]:
+    """Return what is said of a manifest that was pushed; `tags` are those of the query, `base` is as above."""
+    headers = {
+        "Location": f"{base}/v2/{name}/manifests/{pushed.digest}",
+        "Docker-Content-Digest": pushed.digest,
+        "ETag": f'"{pushed.digest}"',
+    }
+    if tags:
+        headers["OCI-Tag"] = ", ".join(dict.fromkeys(tags))
+    if pushed.subject:
+        headers["OCI-Subject"] = pushed.subject
+    return headers
 
 
 def final_headers(request_id: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ from werkzeug.routing import PathConverter
 
 from blueprints.responses import final_headers
 from registry.context import pierhead
+from registry.errors import FAILED
 from registry.logs import request_id
 from storage.digest import parse_digest
 from storage.names import check_name
@@ -28,9 +29,15 @@ def install(app: Flask) -> None:
 
 
 def _admit() -> None:
-    """Let the request through to its route, if its words are well-formed and its maker may do this."""
+    """Let the request through to its route, if its words are well-formed and its maker may do this.
+
+    What was tried already, and failed, is told here.
+    """
     _check_values(request.view_args or {})
     pierhead().gate.admit()
+    if FAILED in request.environ:
+        with pierhead().gate.pushing((request.view_args or {})["name"]):
+            raise request.environ[FAILED]
 
 
 def _check_values(values: dict[str, Any]) -> None:

@@ -102,9 +102,9 @@ def _answer(identity: Identity, scope: str, refresh: str | None) -> Response:
 
 def _form() -> Form:
     """Return the fields of the body; raise RequestRefused for what is no form, or has a field twice."""
-    if content_type() != _FORM:
+    if content_type(request.environ) != _FORM:
         raise _malformed(f"the body is a form, {_FORM}", parameter="Content-Type")
-    body = Body().read_all(_LONGEST_FORM)
+    body = Body(request.environ).read_all(_LONGEST_FORM)
     if len(body) > _LONGEST_FORM:
         raise RequestRefused("SIZE_INVALID", 413, f"the form has more than {_LONGEST_FORM} bytes")
     try:

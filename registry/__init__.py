@@ -9,6 +9,7 @@ from registry.audit import Audit
 from registry.auth.build import build_gate
 from registry.config import Config, load_from_environment
 from registry.context import Pierhead
+from registry.errors import FAILED
 from registry.inline import INLINE
 from registry.metrics import Metrics
 from registry.proxy import TrustedProxies
@@ -27,6 +28,7 @@ def create_app(config: Config | None = None) -> Flask:
     from blueprints.check import PullCheck  # noqa: PLC0415
     from blueprints.distribution import blobs, manifests, ping, referrers, tags, uploads  # noqa: PLC0415
     from blueprints.express import Express  # noqa: PLC0415
+    from blueprints.express_pushes import Pushes  # noqa: PLC0415
     from registry import cli  # noqa: PLC0415
 
     config = config or load_from_environment()
@@ -44,7 +46,12 @@ def create_app(config: Config | None = None) -> Flask:
     cors.install(app, config.http.allow_origin)
     limit = RateLimit(config.http.ratelimit, layout.limits) if config.http.ratelimit else None
     if limit:
-        app.before_request(lambda: limit.check(request.method, request.remote_addr or ""))
+
+        def check_rate() -> None:
+            if FAILED not in request.environ:  # or it was checked
+                limit.check(request.method, request.remote_addr or "")
+
+        app.before_request(check_rate)
     routes.install(app)
     for module in (ping, manifests, blobs, uploads, tags, referrers, extensions):
         app.register_blueprint(module.blueprint)
@@ -54,7 +61,10 @@ def create_app(config: Config | None = None) -> Flask:
     cli.register(app)
     if not config.http.allow_origin:  # what pages of others may read, only the routes say
         app.extensions[INLINE] = True
-        app.wsgi_app = Express(app.wsgi_app, app.extensions["pierhead"], limit)  # type: ignore[method-assign]
+        pushes = (
+            None if config.log.audit else Pushes(app.extensions["pierhead"], limit)
+        )  # the routes write the audit log
+        app.wsgi_app = Express(app.wsgi_app, app.extensions["pierhead"], limit, pushes)  # type: ignore[method-assign]
     app.wsgi_app = PullCheck(app, app.extensions["pierhead"])  # type: ignore[method-assign]
     if config.http.tls:
         app.wsgi_app = TLSOnly(app.wsgi_app)  # type: ignore[method-assign]

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from flask import current_app, request
+from werkzeug.wrappers import Request
 
 if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
     from registry.auth.gate import Gate
     from registry.config import Config
     from registry.metrics import Metrics
@@ -24,6 +27,13 @@ class Pierhead:
     gate: Gate
     metrics: Metrics
 
+    def base(self, environ: WSGIEnvironment) -> str:
+        """Return what comes before a path in URLs: `externalUrl`, else the prefix of whoever passed the request on."""
+        external = self.config.http.external_url
+        if external or not environ.get("SCRIPT_NAME"):
+            return external or ""
+        return Request(environ).script_root
+
 
 def pierhead() -> Pierhead:
     """Return the registry that this request is for."""
@@ -37,4 +47,4 @@ def store(name: str) -> ImageStore:
 
 def location(path: str) -> str:
     """Return the URL of a path: relative to the host, with the proxy's prefix, unless `externalUrl` is set."""
-    return (pierhead().config.http.external_url or request.script_root) + path
+    return pierhead().base(request.environ) + path

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException
@@ -18,6 +19,10 @@ from storage import errors as store
 from storage.errors import StorageError
 
 log = logging.getLogger(__name__)
+
+#: In the environment of a request: what kept it from being done, where that was not tried by its route. It has begun,
+#: so it is not tried again; the route's own way says what went wrong.
+FAILED: Final = "pierhead.failed"
 
 
 class RequestRefused(Exception):
@@ -119,11 +124,16 @@ def error_body(code: str, message: str, detail: object) -> bytes:
     return _body(code, message, [detail])
 
 
-def _on_storage_error(error: StorageError) -> Response:
+def status_and_body(error: StorageError) -> tuple[int, bytes]:
+    """Return how an error is answered, without the headers that some have."""
     rule = RULES[type(error)]
     missing = error.missing if isinstance(error, store.ReferencesUnknown) else []
     details: list[object] = [{"digest": digest} for digest in missing] or [error.detail]
-    return _respond(rule.status, _body(rule.code, error.message, details), rule.headers(error))
+    return rule.status, _body(rule.code, error.message, details)
+
+
+def _on_storage_error(error: StorageError) -> Response:
+    return _respond(*status_and_body(error), RULES[type(error)].headers(error))
 
 
 def _on_refused(error: RequestRefused) -> Response:

@@ -110,7 +110,7 @@ class Backend(Protocol):
         """Return a small blob whole, but at most `limit` bytes of it; raise BlobUnknown."""
 
     def size_now(self, repository: str, digest: Digest) -> int | None:
-        """Return the size of a blob that is in its place; None of any other, also of one that can be given it back."""
+        """Return the size of a blob that is in its place; None of one that may be given it back; else BlobUnknown."""
 
     def read_now(self, repository: str, digest: Digest, limit: int) -> bytes | None:
         """Return a blob of at most `limit` bytes, if its content can be had without waiting for a disk; else None."""

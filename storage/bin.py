@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from storage.backend import Binned
 from storage.digest import ALGORITHMS, Digest, is_digest
@@ -77,6 +78,10 @@ class Bin:
                             with suppress(FileNotFoundError):
                                 yield Binned(Digest(name), batch, since, entry.stat().st_size)
 
+    def is_empty(self, repository: str) -> bool:
+        """Tell whether no blob can be in the bin."""
+        return not self._batches(repository)
+
     def drop(self, repository: str, blob: Binned) -> bool:
         """Unlink a blob for good, unless somebody has just taken it back; tell whether it went."""
         try:
@@ -129,6 +134,7 @@ class Bin:
             os.unlink(f"{self._layout.undo(repository)}/{name}")
 
 
+@lru_cache(maxsize=1024)
 def _is_batch(name: str) -> bool:
     try:
         datetime.strptime(name, _BATCH).replace(tzinfo=UTC)

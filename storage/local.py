@@ -200,11 +200,15 @@ class LocalBackend:
             return file.read(limit)
 
     def size_now(self, repository: str, digest: Digest) -> int | None:
-        """Look whether the file is there."""
-        try:
-            return os.stat(self._layout.blob(repository, digest)).st_size
-        except (FileNotFoundError, NotADirectoryError):
+        """Look whether the file is there, and whether it can be in the bin; and again, if it has just left that."""
+        path = self._layout.blob(repository, digest)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return os.stat(path).st_size
+        if not self._bin.is_empty(repository):
             return None
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return os.stat(path).st_size
+        raise _blob_unknown(digest)
 
     def read_now(self, repository: str, digest: Digest, limit: int) -> bytes | None:
         """Read a small blob that is in the page cache."""

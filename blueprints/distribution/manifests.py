@@ -2,13 +2,11 @@
 
 from flask import Blueprint, Response, request
 
-from blueprints.requests import Body, content_type, precondition
-from blueprints.responses import empty, is_known, manifest_headers, not_modified
+from blueprints.requests import content_type, precondition, read_manifest
+from blueprints.responses import empty, is_known, manifest_headers, not_modified, pushed_manifest_headers
 from registry.auth.gate import needs
 from registry.auth.identity import Action
 from registry.context import location, pierhead, store
-from storage.errors import ManifestTooLarge
-from storage.manifests import MAX_SIZE
 
 blueprint = Blueprint("manifests", __name__)
 _URL = "/v2/<name:name>/manifests/<reference>"
@@ -31,30 +29,19 @@ def get(name: str, reference: str) -> Response:
 @needs(Action.CREATE, Action.UPDATE)
 def put(name: str, reference: str) -> Response:
     """Store a manifest, under the tags of the query too."""
-    if (request.content_length or 0) > MAX_SIZE:
-        raise ManifestTooLarge(f"a manifest has at most {MAX_SIZE} bytes", size=request.content_length, limit=MAX_SIZE)
     tags = request.args.getlist("tag")
     with pierhead().gate.pushing(name) as permit:
         pushed = store(name).put_manifest(
             name,
             reference,
-            Body().read_all(MAX_SIZE),
-            content_type=content_type(),
+            read_manifest(request.environ),
+            content_type=content_type(request.environ),
             tags=tags,
             precondition=precondition(),
             permit=permit,
         )
-    headers = {
-        "Location": location(f"/v2/{name}/manifests/{pushed.digest}"),
-        "Docker-Content-Digest": pushed.digest,
-        "ETag": f'"{pushed.digest}"',
-    }
-    if tags:
-        headers["OCI-Tag"] = ", ".join(dict.fromkeys(tags))
-    if pushed.subject:
-        headers["OCI-Subject"] = pushed.subject
     pierhead().metrics.add("manifest_pushes")
-    return empty(201, headers)
+    return empty(201, pushed_manifest_headers(location(""), name, pushed, tags))
 
 
 @blueprint.delete(_URL)

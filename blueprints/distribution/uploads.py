@@ -3,7 +3,7 @@
 from flask import Blueprint, Response, request
 
 from blueprints.requests import Body, chunk_start
-from blueprints.responses import blob_location, empty
+from blueprints.responses import empty, pushed_blob_headers, upload_headers
 from registry.auth.gate import needs
 from registry.auth.identity import Action
 from registry.context import location, pierhead, store
@@ -23,7 +23,7 @@ def start(name: str) -> Response:
         return _created(name, parse_digest(query["mount"]))
     if "digest" in query:
         digest = parse_digest(query["digest"])
-        store(name).push_blob(name, digest, Body())
+        store(name).push_blob(name, digest, Body(request.environ))
         return _created(name, digest)
     algorithm = check_algorithm(query.get("digest-algorithm", CANONICAL))
     return _state(202, name, store(name).begin_upload(name, algorithm), 0)
@@ -40,7 +40,7 @@ def state(name: str, session: str) -> Response:
 @needs(Action.CREATE, Action.UPDATE)
 def append(name: str, session: str) -> Response:
     """Append a chunk, or a stream of any length."""
-    return _state(202, name, session, store(name).append_upload(name, session, Body(), chunk_start()))
+    return _state(202, name, session, store(name).append_upload(name, session, Body(request.environ), chunk_start()))
 
 
 @blueprint.put(_URL)
@@ -48,7 +48,7 @@ def append(name: str, session: str) -> Response:
 def finish(name: str, session: str) -> Response:
     """Append the last chunk, if any, and make the upload a blob."""
     digest = parse_digest(request.args.get("digest", ""))
-    store(name).finish_upload(name, session, digest, Body(), chunk_start())
+    store(name).finish_upload(name, session, digest, Body(request.environ), chunk_start())
     return _created(name, digest)
 
 
@@ -69,13 +69,8 @@ def _mount(name: str, digest: Digest, source: str | None) -> bool:
 
 def _created(name: str, digest: Digest) -> Response:
     pierhead().metrics.add("blob_pushes")
-    return empty(201, {"Location": blob_location(name, digest), "Docker-Content-Digest": digest})
+    return empty(201, pushed_blob_headers(location(""), name, digest))
 
 
 def _state(status: int, name: str, session: str, size: int) -> Response:
-    headers = {
-        "Location": location(f"/v2/{name}/blobs/uploads/{session}"),
-        "Range": f"0-{max(size - 1, 0)}",
-        "Docker-Upload-UUID": session,
-    }
-    return empty(status, headers)
+    return empty(status, upload_headers(location(""), name, session, size))

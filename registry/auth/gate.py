@@ -40,11 +40,12 @@ if TYPE_CHECKING:
 Route = TypeVar("Route", bound=Callable[..., Any])
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_READ = frozenset({Action.READ})
 _WRITE = frozenset({Action.CREATE, Action.UPDATE})
 
 #: What people call it to need one of these actions.
 _WORDS = {
-    frozenset({Action.READ}): "pull from",
+    _READ: "pull from",
     frozenset({Action.CREATE}): "add a tag or manifest to",
     frozenset({Action.UPDATE}): "move a tag of",
     _WRITE: "push to",
@@ -184,10 +185,20 @@ class Gate:
 
         Only `admit` can tell about whom this does not. Raises CredentialsRefused, RequestRefused and StoreUnavailable.
         """
+        return self._plain(environ, repository, _READ)
+
+    def plain_writer(self, environ: WSGIEnvironment, repository: str) -> Identity | None:
+        """Return likewise who may push something to a repository; what exactly, `permit` says."""
+        return None if self._http.read_only else self._plain(environ, repository, _WRITE)
+
+    def _plain(self, environ: WSGIEnvironment, repository: str, actions: frozenset[Action]) -> Identity | None:
         if self._is_open:
             return ANONYMOUS
         identity = self._plain_identity(environ)
-        may = identity and policy.decide(self._rules.current(), identity, repository, Action.READ)
+        if identity is None:
+            return None
+        rules = self._rules.current()
+        may = any(policy.decide(rules, identity, repository, action) for action in actions)
         return identity if may else None
 
     def _plain_identity(self, environ: WSGIEnvironment) -> Identity | None:
@@ -299,14 +310,22 @@ class Gate:
 
     @contextmanager
     def pushing(self, repository: str) -> Iterator[Permit | None]:
-        """Yield what decides on a manifest's push, tag by tag, while its repository's lock is held.
+        """Yield what decides on a manifest's push by who makes this request; raise RequestRefused for what it refuses.
 
-        It may be asked in the thread of another request, so it knows whose push it is. Raises RequestRefused.
+        That may be a refusal of `permit` that is raised here once more.
+        """
+        try:
+            yield self.permit(g.identity, repository)
+        except _NotPermitted as refused:
+            raise self._refusal(repository, refused.actions) from None
+
+    def permit(self, identity: Identity, repository: str) -> Permit | None:
+        """Return what decides on somebody's push of a manifest, tag by tag, while its repository's lock is held.
+
+        It may be asked in the thread of another request, so it knows whose push it is.
         """
         if self._is_open:
-            yield None
-            return
-        identity = g.identity
+            return None
 
         def permit(_tag: str | None, current: Digest | None, new: Digest) -> None:
             if current is None:
@@ -317,10 +336,7 @@ class Gate:
             if not any(policy.decide(rules, identity, repository, action) for action in wanted):
                 raise _NotPermitted(wanted)
 
-        try:
-            yield permit
-        except _NotPermitted as refused:
-            raise self._refusal(repository, refused.actions) from None
+        return permit
 
     def _authorize(self, need: Need) -> None:
         if need.actions:

@@ -211,6 +211,17 @@ def test_inline_nothing_is_read_that_is_not_in_memory(place: Place, tmp_path: Pa
     assert fresh.ask(fresh.way, "GET", f"/v2/{NAME}/manifests/1", inline=True)[0] == "not inline"
 
 
+def test_what_is_missing_is_told_by_express(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = digest_of(b"missing")
+    place.ask(place.way, "GET", f"/v2/{NAME}/manifests/1")
+    without_routes(place, monkeypatch)
+    for method in ("GET", "HEAD"):
+        for path in (f"/v2/{NAME}/manifests/missing", f"/v2/team/none/manifests/{missing}"):
+            assert place.ask(place.way, method, path)[0] == "404 NOT FOUND"
+    for path in (f"/v2/{NAME}/manifests/missing", f"/v2/{NAME}/blobs/{missing}", f"/v2/team/none/blobs/{missing}"):
+        assert place.ask(place.way, "HEAD", path, inline=True)[0] == "404 NOT FOUND"
+
+
 def test_a_blob_in_the_bin_comes_back(place: Place) -> None:
     backend = place.app.extensions["pierhead"].controller.store(NAME).backend
     for method in ("GET", "HEAD"):
@@ -301,12 +312,19 @@ def test_the_warning_is_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "base"), [({}, "/prefix"), ({"externalUrl": "https://a.example/x"}, "https://a.example/x")]
+    ("config", "script", "base"),
+    [
+        ({}, "/prefix", "/prefix"),
+        ({}, "/prefix/", "/prefix"),
+        ({"externalUrl": "https://a.example/x"}, "/prefix", "https://a.example/x"),
+    ],
 )
-def test_the_link_to_the_rest_of_a_list_is_the_one_of_the_routes(tmp_path: Path, config: Any, base: str) -> None:
+def test_the_link_to_the_rest_of_a_list_is_the_one_of_the_routes(
+    tmp_path: Path, config: Any, script: str, base: str
+) -> None:
     place = Place(tmp_path, http=config)
     place.push()
-    environ = EnvironBuilder(f"/v2/{NAME}/tags/list?n=1", base_url="http://localhost/prefix").get_environ()
+    environ = EnvironBuilder(f"/v2/{NAME}/tags/list?n=1").get_environ() | {"SCRIPT_NAME": script}
     links: list[str] = []
 
     def start(_status: str, headers: list[tuple[str, str]], _exception: object = None) -> None:
