@@ -22,7 +22,7 @@ from gunicorn.app.base import BaseApplication
 from registry import create_app, logs
 from registry.audit import Audit
 from registry.config import Config, HTTPConfig
-from registry.memory import Trimmer
+from registry.memory import Trimmer, share_one_heap
 
 # A worker is killed when its main loop gives no sign for so long; its threads may take as long as they need.
 _LOOP_TIMEOUT = 120
@@ -117,6 +117,7 @@ def prepare(config: Config) -> None:
     Raises OSError if the log cannot be written, and StartError.
     """
     _raise_file_limit()
+    share_one_heap()
     logs.configure(config.log)
     for warning in [*config.warnings, *_tls_warnings(config.http)]:
         logging.getLogger(__name__).warning(warning)
