@@ -7,8 +7,20 @@ import time
 
 _SECONDS = 5.0  #: between two times that it is given back
 
+_M_ARENA_MAX = -8  #: of glibc's malloc.h
+
 #: Of glibc alone; others give back by themselves what they can.
 _malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+_mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+
+
+def share_one_heap() -> None:
+    """Let all threads allocate from one heap, for which the interpreter's lock makes them take turns anyway.
+
+    With a heap for each, what one has freed is of no use to the others: 9 of 76 MB after three times 1,000 tags.
+    """
+    if _mallopt is not None:
+        _mallopt(_M_ARENA_MAX, 1)
 
 
 class Trimmer:

@@ -1,6 +1,10 @@
 """Imports point one way: storage <- registry <- blueprints, and only create_app, in its body, looks back."""
 
 import ast
+import os
+import subprocess
+import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,3 +75,22 @@ def test_only_config_reads_the_environment() -> None:
     readers = {ROOT / "registry" / name for name in ("config.py", "config_secrets.py", "server.py")}
     for path in [module for module in MODULES if module not in readers]:
         assert not uses_of_os(path) & {"environ", "getenv"}, path
+
+
+def test_what_is_not_configured_is_not_imported(tmp_path: Path) -> None:
+    """A registry without users or foreign tokens, as by default, has no room for the libraries of those."""
+    program = """
+        import sys
+        import registry.cli, registry.worker
+        from registry import create_app
+        create_app()
+        print(*sys.modules)
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "PIERHEAD_CONFIG"}
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    ran = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    loaded = set(ran.stdout.split())
+    libraries = {"bcrypt", "cryptography", "flasgger", "jwt", "ldap", "passlib", "tarfile"}
+    schemes = ("bearer", "guessing", "htpasswd", "keys", "ldap", "passwords", "tokens")
+    assert "registry.auth.gate" in loaded
+    assert not loaded & (libraries | {f"registry.auth.{name}" for name in schemes})

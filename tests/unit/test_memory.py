@@ -47,3 +47,23 @@ def test_what_is_free_in_the_middle_goes_back() -> None:
     command = [sys.executable, "-c", textwrap.dedent(program)]
     freed = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert freed > 50_000_000
+
+
+def test_threads_share_one_heap() -> None:
+    """In a process of its own, which prints what the C library has: a heap for each thread otherwise."""
+    program = """
+        import ctypes, threading
+        from registry.memory import share_one_heap
+        share_one_heap()
+        libc = ctypes.CDLL(None)
+        threads = [threading.Thread(target=libc.malloc, args=(1000,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        libc.malloc_info(0, ctypes.c_void_p.in_dll(libc, "stdout"))
+        libc.fflush(None)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert printed.count("<heap ") == 1
