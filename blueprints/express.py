@@ -1,4 +1,4 @@
-"""The express way: pulls of manifests and blobs, and lists of tags, most of what is asked for, without Flask.
+"""The express way: pulls of manifests and blobs, and lists, most of what is asked for, without Flask.
 
 It answers what is plainly asked and allowed, by the same calls and with the same headers as the routes do, and that
 something is not there, which is asked before each push. All else goes to the routes, from the beginning.
@@ -7,15 +7,16 @@ something is not there, which is asked before each push. All else goes to the ro
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 from werkzeug.wsgi import FileWrapper
 
 from blueprints.responses import COPY, Answer, blob_headers, final_headers, manifest_headers, next_link
-from registry.auth.identity import CredentialsRefused, StoreUnavailable
+from registry.auth.identity import CredentialsRefused, Identity, StoreUnavailable
 from registry.errors import RequestRefused, status_and_body
 from registry.inline import INLINE, NOT_INLINE
 from registry.logs import request_id_of
@@ -39,17 +40,19 @@ _INLINE_BLOB = 64 * 1024  #: bytes of a blob that is answered while others wait
 _INLINE_TAGS = 2000  #: tags of a repository that are listed while others wait
 
 _TAGS = "/tags/list"
-#: The queries of lists that need no decoding.
-_PAGE = re.compile(r"(?:n=([0-9]{1,18}))?(?:(?:^|&)last=([A-Za-z0-9._-]*))?")
+_CATALOG = "/v2/_catalog"
+#: The queries of lists that need no decoding but of the slashes in names.
+_PAGE = re.compile(r"(?:n=([0-9]{1,18}))?(?:(?:^|&)last=((?:[A-Za-z0-9._/-]|%2F)*))?")
 
 
 class _Pull(NamedTuple):
-    """What is asked for: a manifest by its reference, a blob by its digest, or a list of tags by its query."""
+    """What is asked for: a manifest or blob by its reference, or a page of a list, by how many follow what."""
 
     name: str
     kind: str
     reference: str
     with_body: bool
+    page: tuple[int | None, str] = (None, "")
 
 
 class Express:
@@ -88,12 +91,14 @@ class Express:
         return self._pushes.answer(environ) if self._pushes and not inline else None
 
     def _pulled(self, environ: WSGIEnvironment, *, inline: bool) -> Answer | None:
-        pull = _plain_pull(environ)
-        identity = pull and self._registry.gate.plain_reader(environ, pull.name)
-        if pull is None or identity is None:
+        pull, gate = _plain_pull(environ), self._registry.gate
+        if pull is None:
+            return None
+        identity = gate.plain_reader(environ, pull.name) if pull.name else gate.plain_caller(environ)
+        if identity is None:
             return None
         try:
-            answer = self._find(pull, environ, inline=inline)
+            answer = self._find(pull, identity, environ, inline=inline)
         except (BlobUnknown, ManifestUnknown, RepositoryUnknown) as error:
             answer = _not_there(pull, error)
         if answer is None:
@@ -103,10 +108,17 @@ class Express:
         environ["REMOTE_USER"] = identity.name
         return answer
 
-    def _find(self, pull: _Pull, environ: WSGIEnvironment, *, inline: bool) -> Answer | None:
-        if pull.kind == "tags":
-            return self._tags(pull, environ, inline)
-        return self._manifest(pull, inline) if pull.kind == "manifests" else self._blob(pull, environ, inline)
+    def _find(self, pull: _Pull, identity: Identity, environ: WSGIEnvironment, *, inline: bool) -> Answer | None:
+        match pull.kind:
+            case "manifests":
+                return self._manifest(pull, inline)
+            case "blobs":
+                return self._blob(pull, environ, inline)
+            case "tags":
+                return self._tags(pull, environ, inline)
+            case "catalog":
+                return None if inline else self._catalog(pull, identity, environ)
+        return _json({})
 
     def _manifest(self, pull: _Pull, inline: bool) -> Answer | None:
         store = self._registry.controller.store(pull.name)
@@ -139,24 +151,34 @@ class Express:
         return Answer(_OK, headers, body, {"blob_pulls": 1, "blob_pull_bytes": size} if pull.with_body else {})
 
     def _tags(self, pull: _Pull, environ: WSGIEnvironment, inline: bool) -> Answer | None:
-        page = _PAGE.fullmatch(pull.reference)
-        if page is None:
-            return None
-        store, after = self._registry.controller.store(pull.name), page[2] or ""
-        limit = int(page[1]) if page[1] else None
+        store, (limit, after) = self._registry.controller.store(pull.name), pull.page
         if inline:
             found = store.recall_tags(pull.name, after, limit, most=_INLINE_TAGS)
         else:
             found = store.tags(pull.name, after, limit)
         if found is None:
             return None
-        tags, more = found
-        headers = {"Content-Type": "application/json"}
-        if more and limit and tags:
-            url = f"{self._registry.base(environ)}/v2/{pull.name}{_TAGS}"
-            headers = next_link(url, n=limit, last=tags[-1]) | headers
-        body = orjson.dumps({"name": pull.name, "tags": tags})
-        return Answer(_OK, headers | {"Content-Length": str(len(body))}, (body,))
+        return _json(
+            {"name": pull.name, "tags": found[0]}, self._rest(f"/v2/{pull.name}{_TAGS}", *found, limit, environ)
+        )
+
+    def _catalog(self, pull: _Pull, identity: Identity, environ: WSGIEnvironment) -> Answer:
+        view, (limit, after) = self._registry.gate.view(identity), pull.page
+        found = self._registry.controller.repositories(after, limit, below=view.below, visible=view.visible)
+        return _json({"repositories": found[0]}, self._rest(_CATALOG, *found, limit, environ))
+
+    def _rest(
+        self, path: str, names: list[str], more: bool, limit: int | None, environ: WSGIEnvironment
+    ) -> dict[str, str]:
+        """Return the header that says where a list goes on, if it does."""
+        if not (more and limit and names):
+            return {}
+        return next_link(f"{self._registry.base(environ)}{path}", n=limit, last=names[-1])
+
+
+def _json(document: object, headers: Mapping[str, str] = MappingProxyType({})) -> Answer:
+    body = orjson.dumps(document)
+    return Answer(_OK, {**headers, "Content-Type": "application/json", "Content-Length": str(len(body))}, (body,))
 
 
 def _not_there(pull: _Pull, error: StorageError) -> Answer:
@@ -167,13 +189,18 @@ def _not_there(pull: _Pull, error: StorageError) -> Answer:
 
 
 def _plain_pull(environ: WSGIEnvironment) -> _Pull | None:
-    """Return what a request asks for, if that is all of a manifest or a blob, or tags; raise NameInvalid."""
+    """Return what a request asks for, if that is all of a manifest or a blob, or a list; raise NameInvalid."""
     method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
     if not path.startswith(_ROOT) or any(header in environ for header in _SPECIAL):
         return None
-    if path.endswith(_TAGS):
-        name = check_name(path[len(_ROOT) : -len(_TAGS)])
-        return _Pull(name, "tags", environ.get("QUERY_STRING", ""), True) if method == "GET" else None
+    if path in (_ROOT, _CATALOG) or path.endswith(_TAGS):
+        page = _PAGE.fullmatch(environ.get("QUERY_STRING", ""))
+        if method != "GET" or page is None:
+            return None
+        name = check_name(path[len(_ROOT) : -len(_TAGS)]) if path.endswith(_TAGS) else ""
+        kind = "tags" if name else "catalog" if path == _CATALOG else "ping"
+        after = (page[2] or "").replace("%2F", "/")
+        return _Pull(name, kind, "", True, (int(page[1]) if page[1] else None, after))
     place, _, reference = path.rpartition("/")
     name, _, kind = place.rpartition("/")
     if kind not in ("manifests", "blobs") or not reference:

@@ -1,6 +1,6 @@
 """What the registry offers beside the distribution API: catalog, discovery, metrics, and the older referrers route."""
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, g, request
 
 from blueprints.requests import page_size
 from blueprints.responses import json_response, next_page
@@ -19,7 +19,7 @@ _SPEC = "https://github.com/opencontainers/distribution-spec/blob/main/extension
 def catalog() -> Response:
     """Return the names of the repositories that the caller may read, or `n` of them that follow `last`."""
     limit = page_size()
-    view = pierhead().gate.view()
+    view = pierhead().gate.view(g.identity)
     names, more = pierhead().controller.repositories(
         request.args.get("last", ""), limit, below=view.below, visible=view.visible
     )

@@ -57,9 +57,8 @@ class StoreController:
         """Yield a store's repositories in a part of it, without those that lie under another store's prefix."""
         if not (lies_in(part, prefix) or lies_in(prefix, part)):
             return
-        for name in store.backend.repositories(max(prefix, part, key=len), after):
-            if self.store(name) is store:
-                yield name
+        names = store.backend.repositories(max(prefix, part, key=len), after)
+        yield from (name for name in names if self.store(name) is store) if self._substores else names
 
     def mount(self, repository: str, digest: Digest, source: str | None) -> bool:
         """Give a repository the blob of another one, or without `source` of any in its store; tell whether it worked.

@@ -72,8 +72,8 @@ class Listing:
         steps = self._steps(parent)
         first = max(bisect_right(steps, after) - 1, 0)  # the one before may be the `a/` in which `after` is nested
         for step in steps[first:]:
-            if step.endswith("/"):
-                if step > after or after.startswith(step):
+            if step[-1] == "/":
+                if (step > after or after.startswith(step)) and self._steps(step):  # mostly nothing is nested
                     yield from self._below(step, after, is_one)
             elif step > after and is_one(step):
                 yield step
@@ -81,15 +81,16 @@ class Listing:
     def _steps(self, parent: str) -> list[str]:
         """Return the sorted steps below `parent`, remembered while the directory has not changed."""
         path = self._layout.repository(parent)
-        stamp = settled(path)
-        if stamp == MISSING:
+        try:
+            status = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
             return []
         known = self._known.get(parent)
-        if known and known[0] == stamp:
+        if known and known[0] == stamp(status):
             return known[1]
         steps = sorted(step for name in _directories(path) for step in (parent + name, f"{parent}{name}/"))
-        if stamp:
-            self._known.put(parent, (stamp, steps), weight=len(steps) + 1)
+        if _is_settled(status):
+            self._known.put(parent, (stamp(status), steps), weight=len(steps) + 1)
         return steps
 
 
@@ -102,7 +103,11 @@ def settled(directory: str) -> Stamp | None:
         status = os.stat(directory)
     except (FileNotFoundError, NotADirectoryError):
         return MISSING
-    return stamp(status) if time.time_ns() - status.st_mtime_ns > _SETTLED else None
+    return stamp(status) if _is_settled(status) else None
+
+
+def _is_settled(status: os.stat_result) -> bool:
+    return time.time_ns() - status.st_mtime_ns > _SETTLED
 
 
 def stamp(status: os.stat_result) -> Stamp:

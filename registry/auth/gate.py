@@ -191,6 +191,13 @@ class Gate:
         """Return likewise who may push something to a repository; what exactly, `permit` says."""
         return None if self._http.read_only else self._plain(environ, repository, _WRITE)
 
+    def plain_caller(self, environ: WSGIEnvironment) -> Identity | None:
+        """Return likewise who has logged in, or anybody where nobody can."""
+        if self._is_open:
+            return ANONYMOUS
+        identity = self._plain_identity(environ)
+        return None if identity is None or identity.anonymous else identity
+
     def _plain(self, environ: WSGIEnvironment, repository: str, actions: frozenset[Action]) -> Identity | None:
         if self._is_open:
             return ANONYMOUS
@@ -294,11 +301,11 @@ class Gate:
         """Tell whether anybody may pull from a repository, whoever they are."""
         return self._is_open or bool(policy.decide(self._rules.current(), ANONYMOUS, repository, Action.READ))
 
-    def view(self) -> View:
-        """Return what of the repositories who makes this request may know of."""
+    def view(self, identity: Identity) -> View:
+        """Return what of the repositories somebody may know of."""
         if self._is_open:
             return View()
-        rules, identity = self._rules.current(), g.identity
+        rules = self._rules.current()
         return View(
             policy.readable_prefixes(rules, identity),
             lambda repository: policy.decide(rules, identity, repository, Action.READ).allowed,

@@ -118,6 +118,10 @@ PATHS = [
     f"/v2/{NAME}/tags/list",
     *(f"/v2/{NAME}/tags/list?{query}" for query in LISTS),
     "/v2/team/none/tags/list",
+    "/v2/_catalog",
+    *(f"/v2/_catalog?{query}" for query in (*LISTS, "last=team/app", "n=1&last=team%2F", "last=team%2fapp", "last=%2")),
+    "/v2/_catalog/",
+    "/v2/?n=1",
     "/v2/Team/tags/list",
     "/v2/tags/list",
     f"/v2/{NAME}/manifests/1?n=1&digest=x",
@@ -277,6 +281,25 @@ def test_who_is_known_takes_the_express(guarded: Place, monkeypatch: pytest.Monk
     assert guarded.ask(guarded.way, "GET", path, headers)[0] == "200 OK"
     without_routes(guarded, monkeypatch)
     assert guarded.ask(guarded.way, "GET", path, headers, inline=True)[0] == "200 OK"
+
+
+def test_a_list_of_all_shows_what_may_be_read(guarded: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    for credentials in CREDENTIALS.values():
+        headers = credentials(guarded)
+        for path in ("/v2/_catalog", "/v2/_catalog?n=1", "/v2/"):
+            express, routes = guarded.both("GET", path, headers)
+            assert express == routes
+            assert guarded.ask(guarded.way, "GET", path, headers, inline=True) in (routes, ("not inline", [], b""))
+    alice, token_of_bob = CREDENTIALS["alice"](guarded), CREDENTIALS["token of another"](guarded)
+    without_routes(guarded, monkeypatch)
+    for headers, seen in ((alice, ["public/app", NAME]), (token_of_bob, ["public/app"])):
+        body = guarded.ask(guarded.way, "GET", "/v2/_catalog", headers)[2]
+        assert json.loads(body) == {"repositories": seen}
+
+
+def test_whether_this_is_a_registry_is_told_at_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_routes(place, monkeypatch)
+    assert place.ask(place.way, "GET", "/v2/", inline=True)[::2] == ("200 OK", b"{}")
 
 
 def test_a_password_that_was_changed_is_good_no_longer(guarded: Place, tmp_path: Path) -> None:
