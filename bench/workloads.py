@@ -42,10 +42,11 @@ class Scale:
     images: int = 25  # small images per client
     tags: int = 1000
     repositories: int = 300
+    catalog: int = 10_000  # repositories of which some are listed
     collected: int = 100_000  # blobs of the repository that a garbage collection is measured with
 
 
-QUICK = Scale(seconds=1, large=8 << 20, images=2, tags=40, repositories=120, collected=4000)
+QUICK = Scale(seconds=1, large=8 << 20, images=2, tags=40, repositories=120, catalog=120, collected=4000)
 
 
 @dataclass(eq=False, slots=True)
@@ -132,7 +133,7 @@ def _tagged(site: Site) -> str:
 @cache
 def _catalog(site: Site) -> str:
     """Push many repositories, and give the path that lists some of them."""
-    together(site.registry, _repository_jobs(site))
+    together(site.registry, _repository_jobs(site, site.scale.catalog))
     path = f"/v2/_catalog?n={CATALOG_PAGE}"
     _check_names(site, path, "repositories", CATALOG_PAGE)
     return path
@@ -249,7 +250,7 @@ def _push_tags(site: Site, repository: str) -> tuple[float, ...]:
     return finished.rate, finished.slope()
 
 
-def _repository_jobs(site: Site) -> list[list[Job]]:
+def _repository_jobs(site: Site, count: int) -> list[list[Job]]:
     """Make images of one blob, each pushed into a new repository."""
     blob = new_blob(SMALL_LAYER)
     manifest = new_manifest(blob, blob)
@@ -258,7 +259,7 @@ def _repository_jobs(site: Site) -> list[list[Job]]:
         push_blob(connection, repository, blob.digest, blob.data)
         push_manifest(connection, repository, "latest", manifest)
 
-    return _dealt([partial(push, site.new_repository()) for _ in range(site.scale.repositories)])
+    return _dealt([partial(push, site.new_repository()) for _ in range(count)])
 
 
 def _dealt(jobs: Sequence[Job]) -> list[list[Job]]:
@@ -304,9 +305,11 @@ def workloads(scale: Scale) -> tuple[Workload, ...]:
         _repeated(Row("tags-list-n", "tags/list?n=100", "req/s", 6), partial(_list_tags, query="?n=100")),
         Workload(
             (Row("repositories", f"creating {scale.repositories} repositories", "repos/s", 6),),
-            lambda site: (together(site.registry, _repository_jobs(site)).rate,),
+            lambda site: (together(site.registry, _repository_jobs(site, site.scale.repositories)).rate,),
         ),
-        _repeated(Row("catalog", f"_catalog?n={CATALOG_PAGE}", "req/s", 10), _list_catalog),
+        _repeated(
+            Row("catalog", f"_catalog?n={CATALOG_PAGE}, {scale.catalog:,} repositories", "req/s", 10), _list_catalog
+        ),
     )
 
 
