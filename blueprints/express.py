@@ -126,7 +126,8 @@ class Express:
         manifest = recall(pull.name, pull.reference)
         if manifest is None:
             return None
-        headers = manifest_headers(manifest, pull.reference, public=self._registry.gate.is_public(pull.name))
+        public = ":" in pull.reference and self._registry.gate.is_public(pull.name)  # of a tag nobody is told
+        headers = manifest_headers(manifest, pull.reference, public=public)
         headers["Content-Length"] = str(len(manifest.data))
         if not pull.with_body:
             return Answer(_OK, headers)
