@@ -150,7 +150,7 @@ def make_private_directory(path: str) -> None:
     _ANYWHERE.make_directory(path, 0o700)
 
 
-def write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
     """Write all of it where the open file stands."""
     view = memoryview(data)
     while view:

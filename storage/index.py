@@ -16,6 +16,7 @@ import orjson
 from storage.clock import seconds_of, timestamp
 from storage.digest import Digest
 from storage.errors import ManifestInvalid
+from storage.layered import Layered
 from storage.manifests import INDEXES, OCI_INDEX, WITH_SUBJECT, Manifest, parse_document
 from storage.names import is_tag
 
@@ -59,22 +60,36 @@ class RepositoryIndex:
     @cached_property
     def data(self) -> bytes:
         """The index.json: its entries stand last."""
-        manifests = (*self.entries, *self.others)
-        return orjson.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX} | self.document | {"manifests": manifests})
+        index, pieces = self, list[bytes]()
+        while index._grown and "data" not in vars(index):
+            index, added = index._grown
+            pieces.append(orjson.dumps(added)[1:-1])
+        vars(self)["_grown"] = None  # what it has come from is needed no more
+        if not pieces:
+            manifests = (*self.entries, *self.others)
+            return orjson.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX} | self.document | {"manifests": manifests})
+        start = memoryview(index.data)[: -len(_END)]  # of what may be megabytes one copy is made
+        separator = b"," if index.entries or index.others else b""
+        return b"".join((start, separator, b",".join(reversed(pieces)), _END))
 
     @cached_property
-    def tags(self) -> dict[str, Entry]:
+    def _grown(self) -> tuple[RepositoryIndex, list[Entry]] | None:
+        """The index to which entries were appended, and these, until `data` is made of both."""
+        return None
+
+    @cached_property
+    def tags(self) -> Layered[Entry]:
         """The entry of each tag."""
-        return _by_tag(self.entries)
+        return Layered(_by_tag(self.entries))
 
     def tags_of(self, digest: str) -> list[str]:
         """Return the tags of a manifest."""
         return [tag for tag, entry in self.tags.items() if entry["digest"] == digest]
 
     @cached_property
-    def by_digest(self) -> dict[str, Entry]:
+    def by_digest(self) -> Layered[Entry]:
         """One entry of each manifest that has any."""
-        return {entry["digest"]: entry for entry in self.entries}
+        return Layered({entry["digest"]: entry for entry in self.entries})
 
     @cached_property
     def listings(self) -> frozenset[str]:
@@ -106,26 +121,34 @@ class RepositoryIndex:
         """Append entries. What follows from the old ones is carried over: a push costs no look at each of them."""
         if not added:
             return self
-        new = self._with((*self.entries, *added))
-        separator = b"," if self.entries or self.others else b""
+        new = self._with(self.entries + tuple(added))
         vars(new).update(
-            data=self.data[: -len(_END)] + separator + orjson.dumps(added)[1:-1] + _END,
-            tags=self.tags | _by_tag(added),
-            by_digest=self.by_digest | {entry["digest"]: entry for entry in added},
+            _grown=(self, added),
+            tags=self.tags.with_items(_by_tag(added)),
+            by_digest=self.by_digest.with_items({entry["digest"]: entry for entry in added}),
             listings=self.listings | _indexes_among(added),
         )
         return new
 
     def followed_by(self, data: bytes) -> RepositoryIndex | None:
         """Return what `data` says if it is this index with entries appended, else None."""
-        start = self.data[: -len(_END)]
-        if not self.entries or not data.startswith(start + b",") or not data.endswith(_END):
+        end = len(self.data) - len(_END)
+        if not (
+            self.entries
+            and data.startswith(b",", end)
+            and data.endswith(_END)
+            and data.startswith(memoryview(self.data)[:end])
+        ):
             return None
         try:
-            added = orjson.loads(b"[" + data[len(start) + 1 : -len(_END)] + b"]")
+            added = orjson.loads(b"[" + data[end + 1 : -len(_END)] + b"]")
         except orjson.JSONDecodeError:
             return None
-        return self.extended(added) if added and all(is_entry(entry) for entry in added) else None
+        if not added or not all(is_entry(entry) for entry in added):
+            return None
+        new = self.extended(added)
+        vars(new).update(data=data, _grown=None)
+        return new
 
     def without(self, tags: Collection[str], digests: Collection[str]) -> RepositoryIndex:
         """Remove tags, which does not keep their manifests; and manifests with every tag on them."""

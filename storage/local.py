@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import io
 import logging
 import os
@@ -19,6 +18,7 @@ from storage.cache import Cache
 from storage.digest import ALGORITHMS, Digest, is_digest, new_hasher
 from storage.durable import Durable, write_all
 from storage.errors import BlobUnknown, DigestMismatch, IndexChanged, RepositoryUnknown
+from storage.last_good import LastGood
 from storage.layout import TEMPORARY, Layout
 from storage.listing import Listing, Stamp, settled, stamp
 from storage.pool import CANNOT_LINK, Pool
@@ -76,6 +76,7 @@ class LocalBackend:
         self._pulls = Pulls(self._layout)
         self._quarantine = Quarantine(self._layout, self._durable)
         self._dedupe = dedupe
+        self._last_good = LastGood(self._layout)
         self._listing = Listing(self._layout)
         self._contents: Cache[str, tuple[tuple[Stamp | None, ...], Mapping[Digest, int]]] = Cache(_CONTENTS)
         self._uploads = Uploads(self._layout, self._durable)
@@ -108,13 +109,7 @@ class LocalBackend:
 
     def last_good_index(self, repository: str) -> bytes | None:
         """Return the copy of the index that `swap_index` left, if it is whole."""
-        try:
-            with io.FileIO(self._layout.last_good_index(repository)) as file:
-                copy = file.readall()
-        except FileNotFoundError:
-            return None
-        data = copy.partition(b"\n")[2]
-        return data if copy == _checksummed(data) else None
+        return self._last_good.read(repository)
 
     def swap_index(self, repository: str, data: bytes, expected: Version | None) -> Version:
         """Replace index.json; the caller holds the lock.
@@ -136,7 +131,7 @@ class LocalBackend:
             self._durable.rename(temporary, path)
             self._durable.sync_directory(os.path.dirname(path))
             version = stamp(os.fstat(descriptor))
-        self._keep_own_index(repository, data)
+        self._last_good.keep(repository, data)
         return version
 
     def sync_index(self, repository: str) -> None:
@@ -164,14 +159,7 @@ class LocalBackend:
 
     def keep_good_index(self, repository: str, data: bytes, version: Version) -> None:
         """Copy an index aside that was read, unless it is not the newest any more or somebody else is doing so."""
-        with suppress(OSError), locks.exclusive(self._layout.last_good_index(repository), wait=False) as copy:
-            if self.index_version(repository) == version:
-                _replace(copy, _checksummed(data))
-
-    def _keep_own_index(self, repository: str, data: bytes) -> None:
-        """Copy an index aside that was swapped in; a checksum stands for durability, it is only for the worst case."""
-        with suppress(OSError), locks.exclusive(self._layout.last_good_index(repository)) as copy:
-            _replace(copy, _checksummed(data))
+        self._last_good.keep(repository, data, wait=False, is_newest=lambda: self.index_version(repository) == version)
 
     def repositories(self, prefix: str = "", after: str = "") -> Iterator[str]:
         """Walk the directories that can be repositories, reading no more of them than the caller asks for."""
@@ -648,17 +636,6 @@ def _raise_mtime(descriptor: int, floor: int) -> None:
     while os.fstat(descriptor).st_mtime_ns <= floor:
         os.utime(descriptor, ns=(floor + step, floor + step))
         step *= 10
-
-
-def _checksummed(data: bytes) -> bytes:
-    return hashlib.sha256(data).hexdigest().encode() + b"\n" + data
-
-
-def _replace(descriptor: int, data: bytes) -> None:
-    """Make `data` the whole content of an open file, if it is not."""
-    if os.pread(descriptor, len(data) + 1, 0) != data:
-        write_all(descriptor, data)
-        os.ftruncate(descriptor, len(data))
 
 
 def _unlink(path: str) -> None:

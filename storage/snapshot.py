@@ -122,7 +122,7 @@ class Snapshot:
 
     def _manifests(self) -> Iterator[tuple[str, Manifest]]:
         """Yield every reachable manifest that can be read."""
-        for digest, entry in (self.children | self.index.by_digest).items():
+        for digest, entry in (self.children | dict(self.index.by_digest)).items():
             manifest = self._facts(digest, entry["mediaType"])
             if manifest:
                 yield digest, manifest
