@@ -38,7 +38,8 @@ class PullCheck:
         self._flask = flask
         self._app = flask.wsgi_app
         self._gate = registry.gate
-        self._seconds = int(registry.config.server.auth_cache)
+        # nginx counts whole seconds, and serves what it remembers until the last of them is over: so it gets one less.
+        self._seconds = max(0, int(registry.config.server.auth_cache) - 1)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request."""

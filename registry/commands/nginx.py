@@ -21,6 +21,7 @@ _TLS = ("443 ssl http2", "[::]:443 ssl http2")
 _CLEAR = ("80", "[::]:80")
 #: What nginx reads within quotes as more than itself.
 _SPECIAL = re.compile(r'["\\$]')
+_UPSTREAM = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}")
 _WORD = re.compile(r"[A-Za-z0-9._*~^:\[\]/-]+(?: [A-Za-z0-9_=.:-]+)*")
 
 
@@ -31,6 +32,7 @@ _WORD = re.compile(r"[A-Za-z0-9._*~^:\[\]/-]+(?: [A-Za-z0-9_=.:-]+)*")
 @click.option("--certificate", metavar="FILE", help="The certificate with its chain, for TLS.")
 @click.option("--key", metavar="FILE", help="The certificate's key.")
 @click.option("--cache", metavar="DIRECTORY", default="/run/pierhead-nginx", show_default=True, help="On a tmpfs.")
+@click.option("--also", "others", metavar="HOST:PORT", multiple=True, help="Another registry on the same directory.")
 @click.option("--secret-file", metavar="FILE", help="What nginx is to include for its secret, instead of a new one.")
 def nginx_config(  # noqa: PLR0913
     *,
@@ -40,6 +42,7 @@ def nginx_config(  # noqa: PLR0913
     certificate: str | None,
     key: str | None,
     cache: str,
+    others: tuple[str, ...],
     secret_file: str | None,
 ) -> None:
     """Write what nginx needs to serve the registry that the file CONFIG describes.
@@ -63,12 +66,15 @@ def nginx_config(  # noqa: PLR0913
     for text in (name, *listens):
         if not _WORD.fullmatch(text):
             refuse(f"{text!r} is nothing that nginx could listen on or be called")
+    for other in others:
+        if not _UPSTREAM.fullmatch(other):
+            refuse(f"--also: expected HOST:PORT, got {other!r}")
     environment = Environment(
         loader=PackageLoader("registry"), undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
     )
     click.echo(
         environment.get_template("nginx.conf").render(
-            upstream=_upstream(config),
+            upstreams=[_upstream(config), *others],
             default_root=roots[""],
             # The longest prefix decides.
             substores=sorted(((re.escape(p), root) for p, root in roots.items() if p), key=lambda item: -len(item[0])),
