@@ -25,6 +25,24 @@ _HEAD = re.compile(
     re.VERBOSE,
 )
 _FIELD = re.compile(r"([^:]+):(.*)\r\n")
+#: Fields of answers that are sent as they are.
+_PLAIN_NAMES = frozenset(
+    {
+        "Accept-Ranges",
+        "Cache-Control",
+        "Content-Length",
+        "Content-Type",
+        "Docker-Content-Digest",
+        "Docker-Distribution-API-Version",
+        "Docker-Upload-UUID",
+        "ETag",
+        "Link",
+        "Location",
+        "Range",
+        "X-Content-Type-Options",
+        "X-Request-Id",
+    }
+)
 #: Fields about which gunicorn knows more: what may stand there once, and what asks for something.
 _SINGLE = ("HOST", "CONTENT-TYPE")
 _EXPECT = "EXPECT"
@@ -241,6 +259,15 @@ class Response(wsgi.Response):
         super().__init__(req, sock, cfg)
         self.version = "pierhead"
 
+    def process_headers(self, headers: list[tuple[str, str]]) -> None:
+        """Take the fields. All but the plain ones are for gunicorn to judge, and to refuse."""
+        if all(name in _PLAIN_NAMES and _is_plain(value) for name, value in headers):
+            self.headers = headers
+            length = dict(headers).get("Content-Length")
+            self.response_length = None if length is None else int(length)
+        else:
+            super().process_headers(headers)
+
     def default_headers(self) -> list[str]:
         """Give the lines that every head begins with."""
         major, minor = self.req.version
@@ -263,6 +290,11 @@ class Response(wsgi.Response):
         """Finish the answer."""
         super().close()
         self.sock.flush()
+
+
+def _is_plain(value: object) -> bool:
+    """Tell whether a field's value is printable ASCII, with no blanks around it."""
+    return type(value) is str and value.isascii() and value.isprintable() and value.strip() == value
 
 
 @lru_cache(maxsize=1)

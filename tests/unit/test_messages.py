@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 from gunicorn.config import Config
-from gunicorn.http import message
+from gunicorn.http import message, wsgi
 from gunicorn.http.errors import NoMoreData, ParseException
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from registry.messages import Parser, Request
+from registry.messages import Parser, Request, Response
 
 PEER = ("127.0.0.1", 1)
 FACTS = ("method", "uri", "path", "query", "fragment", "version", "headers", "must_close")
@@ -143,3 +144,58 @@ def test_plain_heads_do_not_need_gunicorn(
 ) -> None:
     monkeypatch.delattr(message.Message, "parse_headers")
     parsed(config, gone, Request, text.encode())
+
+
+NAMES = [
+    "Content-Length",
+    "Content-Type",
+    "ETag",
+    "Location",
+    "Link",
+    "Connection",
+    "Upgrade",
+    "Transfer-Encoding",
+    "X-a",
+]
+NAMES += ["content-length", "Bad Name", "", "ETag\n", "\u00e9tag"]
+VALUES = [
+    "1",
+    "text/plain",
+    "",
+    " padded ",
+    "\tx",
+    "a\r\nb",
+    "a\x00",
+    "\x7f",
+    "\u00e9",
+    "\u20ac",
+    "keep-alive",
+    "websocket",
+]
+
+
+def headed(kind: type[wsgi.Response], config: Config, gone: socket.socket, fields: list[tuple[str, str]]) -> object:
+    """Return what is sent of an answer's fields, and how long its body is to be; or the error."""
+    request = SimpleNamespace(method="GET", version=(1, 1), should_close=lambda: False)
+    response = kind(request, gone, config)
+    try:
+        response.start_response("200 OK", list(fields))
+    except (ParseException, ValueError, TypeError) as error:
+        return type(error), str(error)
+    return response.headers, response.response_length, response.chunked
+
+
+@given(st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(VALUES)), max_size=4))
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_fields_of_answers_are_those_that_gunicorn_sends(
+    config: Config, gone: socket.socket, fields: list[tuple[str, str]]
+) -> None:
+    assert headed(Response, config, gone, fields) == headed(wsgi.Response, config, gone, fields)
+
+
+def test_plain_fields_do_not_need_gunicorn(
+    config: Config, gone: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(wsgi.Response, "process_headers")
+    fields = [("Content-Length", "3"), ("Content-Type", "text/plain"), ("X-Request-Id", "a")]
+    assert headed(Response, config, gone, fields) == (fields, 3, False)
