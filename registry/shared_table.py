@@ -27,6 +27,7 @@ import struct
 import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -76,8 +77,12 @@ class SharedTable:
 
         One that is being written may look as if it were not there, and hardly ever be half of what it was before.
         """
+        return self.watch(key)()
+
+    def watch(self, key: bytes) -> Callable[[], Record]:
+        """Return what peeks at a key again and again, in this process: where to look is worked out once."""
         opened = self._opened.get(os.getpid()) or self._open()
-        return opened.peek(key)
+        return opened.watch(key)
 
     def update(self, key: bytes, change: Change) -> Record:
         """Let `change` make a new record of a key's old one, while nobody else can, and return it.
@@ -110,9 +115,11 @@ class _Opened:
         if descriptor is not None:
             weakref.finalize(self, os.close, descriptor)
 
-    def peek(self, key: bytes) -> Record:
+    def watch(self, key: bytes) -> Callable[[], Record]:
         tag, number = self._find(key)
-        bucket = number * _BUCKET_WORDS
+        return partial(self._peek, tag, number * _BUCKET_WORDS)
+
+    def _peek(self, tag: int, bucket: int) -> Record:
         tags = self._words[bucket : bucket + _WAYS].tolist()
         if tag not in tags:
             return NOTHING

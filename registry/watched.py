@@ -63,7 +63,7 @@ class WatchedFile(Generic[T]):
                 return self._value
             self._next_look = now + self._patience / 1e9 * _LOOKS
         try:
-            stamp = _stamp_of(self.path)
+            stamp = _stamp_from(os.stat(self.path))
         except OSError as error:
             return self._without(error)
         if stamp == self._stamp and self._settled and self._value is not None:
@@ -107,10 +107,6 @@ class WatchedFile(Generic[T]):
             self._complaint = complaint
             log.error("%s: %s; what it said before stays in force", self.path, complaint)
         return self._value
-
-
-def _stamp_of(path: str) -> _Stamp:
-    return _stamp_from(os.stat(path))
 
 
 def _stamp_from(status: os.stat_result) -> _Stamp:

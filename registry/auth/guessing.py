@@ -73,7 +73,16 @@ class Guesses:
         To be asked before a password is looked at: during a lock a right one is refused like a wrong one, and
         neither makes it longer.
         """
-        pair, everybody = self._table.peek(_pair_key(user, address)), self._table.peek(_address_key(address))
+        self.watch(user, address)()
+
+    def watch(self, user: str, address: str) -> Callable[[], None]:
+        """Return what checks this user at this address again and again, without the user's name."""
+        pair, everybody = self._table.watch(_pair_key(user, address)), self._table.watch(_address_key(address))
+        return lambda: self._check(pair(), everybody())
+
+    def _check(self, pair: Record, everybody: Record) -> None:
+        if pair is NOTHING and everybody is NOTHING:
+            return
         now = self._clock()
         wait = max(self._pair.locked_for(pair, now), self._address.locked_for(everybody, now))
         if wait > 0:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
@@ -18,7 +20,10 @@ from registry.errors import RequestRefused
 from storage.cache import Cache
 
 _REMEMBERED = 10_000  #: verified credentials that one worker remembers
+_HEADERS = 1024  #: headers with these, each from one address, of which a worker remembers what they came to
 _LONGEST = 1024  #: characters of a name or password that can be right
+
+_BASIC = re.compile(r"[Bb]asic ((?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}(?:==|[A-Za-z0-9+/]=))?)")
 
 #: Seconds for which credentials that were wrong are refused unseen. They are not counted as another guess then: one
 #: command of a client may send the same wrong password dozens of times.
@@ -33,6 +38,14 @@ class _Verified:
     store: PasswordStore
     version: object
     deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """What a header from some address came to; `check` raises while its user is locked out there."""
+
+    check: Callable[[], None]
+    verified: _Verified
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +82,7 @@ class Passwords:
         fail_delay: float = 0,
     ) -> None:
         self._stores = stores
+        self._by_scheme = {store.scheme: store for store in reversed(stores)}
         self._keys = keys
         self._guesses = guesses
         self._slots = threading.BoundedSemaphore(max(1, slots))
@@ -76,6 +90,7 @@ class Passwords:
         self._fail_delay = fail_delay
         self._secret = secrets.token_bytes(32)
         self._verified: Cache[bytes, _Verified] = Cache(_REMEMBERED)
+        self._headers: Cache[bytes, _Header] = Cache(_HEADERS)
         self._wrong: Cache[bytes, _Wrong] = Cache(_REMEMBERED)
         self._flights: WeakValueDictionary[bytes, _Flight] = WeakValueDictionary()
         self._guard = threading.Lock()
@@ -105,25 +120,48 @@ class Passwords:
             return self._keys.verify(user, password)
         return known
 
+    def recall_basic(self, header: str, address: str) -> Identity | None:
+        """Return likewise who an Authorization header is of, if it is written as nearly all with a password are."""
+        mark = self._fingerprint(address, header)
+        known = self._headers.get(mark)
+        if known is not None:
+            known.check()
+            if self._holds(known.verified):
+                return known.verified.identity
+            self._headers.drop(mark)
+        credentials = _plain_credentials(header)
+        if credentials is None:
+            return None
+        user, password = credentials
+        identity = self.recall(user, password, address)
+        verified = self._verified.get(self._fingerprint(user, password)) if identity else None
+        if verified is not None:  # keys are not remembered
+            self._headers.put(mark, _Header(self._guesses.watch(user, address), verified))
+        return identity
+
     def renewed(self, identity: Identity) -> Identity | None:
         """Return who somebody is now, by the store that once vouched for them; None if it no longer does."""
         if identity.scheme == "key":
             return self._keys.renew(identity.name, identity.credential) if self._keys else None
-        stores = [store for store in self._stores if store.scheme == identity.scheme]
-        return stores[0].renew(identity.name, identity.credential) if stores else None
+        store = self._by_scheme.get(identity.scheme)
+        return store.renew(identity.name, identity.credential) if store else None
 
-    def _fingerprint(self, user: str, password: str) -> bytes:
-        text = f"{len(user)}:{user}{password}".encode(errors="surrogatepass")
+    def _fingerprint(self, name: str, secret: str) -> bytes:
+        text = f"{len(name)}:{name}{secret}".encode(errors="surrogatepass")
         return hashlib.blake2b(text, key=self._secret, digest_size=32).digest()
 
     def _recall(self, mark: bytes) -> Identity | None:
         known = self._verified.get(mark)
         if known is None:
             return None
-        if time.monotonic() < known.deadline and known.store.version() == known.version:
+        if self._holds(known):
             return known.identity
         self._verified.drop(mark)
         return None
+
+    @staticmethod
+    def _holds(known: _Verified) -> bool:
+        return time.monotonic() < known.deadline and known.store.version() == known.version
 
     def _is_wrong(self, mark: bytes) -> bool:
         """Tell whether these credentials were wrong a moment ago, and nothing has changed since."""
@@ -178,3 +216,15 @@ class Passwords:
             yield
         finally:
             self._slots.release()
+
+
+def _plain_credentials(header: str) -> tuple[str, str] | None:
+    """Return the name and password in a header, if there is but one way to read it."""
+    basic = _BASIC.fullmatch(header)
+    if basic is None:
+        return None
+    try:
+        user, _, password = b64decode(basic[1]).decode().partition(":")
+    except UnicodeDecodeError:
+        return None
+    return user, password

@@ -14,6 +14,7 @@ from registry.auth.identity import CredentialsRefused, Identity, StoreUnavailabl
 from registry.auth.keys import Keys
 from registry.auth.passwords import Passwords
 from registry.errors import RequestRefused
+from tests.support.users import basic
 
 HERE = "192.0.2.1"
 PATIENCE = 30
@@ -95,6 +96,56 @@ def test_what_was_right_is_remembered(make: Callable[..., Passwords]) -> None:
         assert passwords.identity("alice", "a", HERE).name == "alice"
     assert store.asked == ["alice"]
     assert refused(passwords, "alice", "b")
+
+
+def header(user: str, password: str) -> str:
+    return basic(user, password)["Authorization"]
+
+
+def test_a_header_is_known_once_its_password_was_right(make: Callable[..., Passwords]) -> None:
+    store = Store(alice="a")
+    passwords = make(store)
+    right, wrong = header("alice", "a"), header("alice", "b")
+    assert passwords.recall_basic(right, HERE) is None
+    passwords.identity("alice", "a", HERE)
+    for address in (HERE, "192.0.2.2"):
+        for _ in range(3):
+            known = passwords.recall_basic(right, address)
+            assert known
+            assert known.name == "alice"
+            assert passwords.recall_basic(wrong, address) is None
+    assert store.asked == ["alice"]
+    store.state += 1
+    assert passwords.recall_basic(right, HERE) is None
+
+
+def test_a_header_is_known_no_longer_than_its_password(make: Callable[..., Passwords]) -> None:
+    passwords = make(Store(alice="a"), remember=0.2)
+    began = time.monotonic()
+    passwords.identity("alice", "a", HERE)
+    while passwords.recall_basic(header("alice", "a"), HERE):
+        assert time.monotonic() < began + PATIENCE
+    assert time.monotonic() >= began + 0.2
+
+
+def test_a_header_that_is_known_is_refused_while_its_user_is_locked_out(
+    make: Callable[..., Passwords], tmp_path: Path
+) -> None:
+    passwords, another_worker = make(Store(alice="a")), Guesses(str(tmp_path / "limits"))
+    passwords.identity("alice", "a", HERE)
+    assert passwords.recall_basic(header("alice", "a"), HERE)
+    for _ in range(10):
+        another_worker.failed("alice", HERE)
+    with pytest.raises(RequestRefused):
+        passwords.recall_basic(header("alice", "a"), HERE)
+    assert passwords.recall_basic(header("alice", "a"), "192.0.2.2")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "Basic", "Basic ", "Basic  YTpi", "Basic YTpi ", "BASIC YTpi", "Basic YTpi=", "Basic /zr/", "Bearer a"]
+)
+def test_a_header_that_is_not_plain_is_of_nobody_who_is_known(make: Callable[..., Passwords], text: str) -> None:
+    assert make(Store(a="b")).recall_basic(text, HERE) is None
 
 
 def test_what_was_right_is_forgotten_in_time(make: Callable[..., Passwords]) -> None:
