@@ -107,7 +107,7 @@ def settled(directory: str) -> Stamp | None:
 
 
 def _is_settled(status: os.stat_result) -> bool:
-    return time.time_ns() - status.st_mtime_ns > _SETTLED
+    return time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED
 
 
 def stamp(status: os.stat_result) -> Stamp:
