@@ -28,7 +28,7 @@ test-nginx: $(VENV)/installed-ldap ## run the tests of the API and of the client
 	@PIERHEAD_TESTS_THROUGH_NGINX=yes $(BIN)/pytest -n $(JOBS) tests/api tests/clients $(ARGS)
 
 soak: $(VENV)/installed-dev ## do everything at once for ten minutes: nothing is lost, and nothing grows
-	@PIERHEAD_SOAK_SECONDS=600 $(BIN)/pytest -o log_cli=true -o log_cli_level=INFO tests/durability/test_soak.py $(ARGS)
+	@PIERHEAD_SOAK_SECONDS=600 $(BIN)/pytest -o faulthandler_timeout=900 -o log_cli=true -o log_cli_level=INFO tests/durability/test_soak.py $(ARGS)
 
 lint: $(VENV)/installed-dev ## check style, format and types
 	@$(BIN)/ruff check .

@@ -38,7 +38,8 @@ from storage.undo import make_note
 log = logging.getLogger(__name__)
 
 _INDEXES = 50_000  #: entries that the parsed indexes kept in memory may have, all together
-_FACTS = 100_000  #: references that the parsed manifests kept in memory may have, all together
+_FACTS = 24 * 1024 * 1024  #: bytes of parsed manifests kept in memory, by an estimate
+_FACT, _REFERENCE = 1000, 400  #: bytes that a parsed manifest takes by itself, and for each of its references
 _BODIES = 16 * 1024 * 1024  #: bytes of manifests kept in memory
 
 #: Decides on a write, given the digest that the reference has now, if any.
@@ -412,7 +413,7 @@ class ImageStore:
                 manifest = parse_manifest(data, media_type)
             except (BlobUnknown, DigestInvalid, ManifestInvalid, ManifestTooLarge):
                 return None
-            self._manifests.put(key, manifest, weight=1 + len(manifest.blobs) + len(manifest.children))
+            self._manifests.put(key, manifest, weight=_weight(manifest))
         return manifest
 
     def _describe(self, repository: str, entry: Entry) -> Entry:
@@ -455,6 +456,11 @@ class ImageStore:
         except (BlobUnknown, DigestInvalid):
             return False
         return True
+
+
+def _weight(manifest: Manifest) -> int:
+    """Estimate the bytes that a parsed manifest takes in memory."""
+    return _FACT + _REFERENCE * (len(manifest.blobs) + len(manifest.children))
 
 
 def _page(names: list[str], after: str, limit: int | None) -> tuple[list[str], bool]:
