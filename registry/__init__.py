@@ -61,9 +61,8 @@ def create_app(config: Config | None = None) -> Flask:
     cli.register(app)
     if not config.http.allow_origin:  # what pages of others may read, only the routes say
         app.extensions[INLINE] = True
-        pushes = (
-            None if config.log.audit else Pushes(app.extensions["pierhead"], limit)
-        )  # the routes write the audit log
+        # Only the routes write the audit log.
+        pushes = None if config.log.audit else Pushes(app.extensions["pierhead"], limit)
         app.wsgi_app = Express(app.wsgi_app, app.extensions["pierhead"], limit, pushes)  # type: ignore[method-assign]
     app.wsgi_app = PullCheck(app, app.extensions["pierhead"])  # type: ignore[method-assign]
     if config.http.tls:
