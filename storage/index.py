@@ -61,8 +61,8 @@ class RepositoryIndex:
     def data(self) -> bytes:
         """The index.json: its entries stand last."""
         index, pieces = self, list[bytes]()
-        while index._grown and "data" not in vars(index):
-            index, added = index._grown
+        while "data" not in vars(index) and (grown := index._grown):  # read once: another thread may end it
+            index, added = grown
             pieces.append(orjson.dumps(added)[1:-1])
         vars(self)["_grown"] = None  # what it has come from is needed no more
         if not pieces:
