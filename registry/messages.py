@@ -261,9 +261,10 @@ class Response(wsgi.Response):
 
     def process_headers(self, headers: list[tuple[str, str]]) -> None:
         """Take the fields. All but the plain ones are for gunicorn to judge, and to refuse."""
-        if all(name in _PLAIN_NAMES and _is_plain(value) for name, value in headers):
+        fields = dict(headers)
+        if len(fields) == len(headers) and all(name in _PLAIN_NAMES and _is_plain(value) for name, value in headers):
             self.headers = headers
-            length = dict(headers).get("Content-Length")
+            length = fields.get("Content-Length")
             self.response_length = None if length is None else int(length)
         else:
             super().process_headers(headers)

@@ -10,7 +10,7 @@ import pytest
 from gunicorn.config import Config
 from gunicorn.http import message, wsgi
 from gunicorn.http.errors import NoMoreData, ParseException
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from registry.messages import Parser, Request, Response
@@ -185,7 +185,8 @@ def headed(kind: type[wsgi.Response], config: Config, gone: socket.socket, field
     return response.headers, response.response_length, response.chunked
 
 
-@given(st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(VALUES)), max_size=4))
+@example(fields=[("Content-Length", "text/plain"), ("Content-Length", "1")])
+@given(fields=st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(VALUES)), max_size=4))
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_fields_of_answers_are_those_that_gunicorn_sends(
     config: Config, gone: socket.socket, fields: list[tuple[str, str]]
