@@ -157,6 +157,14 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+def write_at(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+    """Write all of it from byte `offset` of the open file."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
 def _resemble(descriptor: int, old: os.stat_result) -> None:
     """Give the new file the owner, the group and the mode of the old one; where its group is refused, none to any."""
     mode = old.st_mode & 0o777

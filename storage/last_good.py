@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from storage import locks
 from storage.cache import Cache
-from storage.durable import write_all
+from storage.durable import write_at
 from storage.layout import Layout
 
 if TYPE_CHECKING:
@@ -90,9 +90,7 @@ def _write(copy: int, now: _Hashed, before: _Hashed | None) -> None:
     start = 0
     if before is not None and (head, size) == (before.head, len(before.data)) and _goes_on(before.data, now.data):
         start = size - _END
-    os.lseek(copy, _HEAD + start, os.SEEK_SET)
-    write_all(copy, memoryview(now.data)[start:])
-    os.lseek(copy, 0, os.SEEK_SET)
-    write_all(copy, now.head)
+    write_at(copy, memoryview(now.data)[start:], _HEAD + start)
+    write_at(copy, now.head, 0)
     if size > len(now.data):
         os.ftruncate(copy, _HEAD + len(now.data))

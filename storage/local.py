@@ -220,13 +220,14 @@ class LocalBackend:
 
     def put_blob(self, repository: str, digest: Digest, data: bytes) -> None:
         """Write a small blob beside the others, then give it its name."""
-        target = self._layout.blob(repository, digest)
-        self._durable.make_directory(os.path.dirname(target))
-        if not self._quarantine.repositories(digest) and self._has(target, len(data)):
+        self._durable.make_directory(os.path.dirname(self._layout.blob(repository, digest)))
+        trusted = not self._quarantine.repositories(digest)
+        if trusted and self._has(self._layout.blob(repository, digest), len(data)):
             return
         with self._temporary(repository) as (temporary, descriptor):
             write_all(descriptor, data)
-            self._adopt(repository, digest, temporary, descriptor)
+            if not self._place(repository, digest, temporary, descriptor, len(data), trusted=trusted):
+                _unlink(temporary)
 
     def link_blob(self, source: str, target: str, digest: Digest) -> None:
         """Give another repository the same inode, or a copy of it where links are impossible or not wanted."""
@@ -499,7 +500,7 @@ class LocalBackend:
             moved = False
             if actual == digest:
                 self._durable.make_directory(os.path.dirname(self._layout.blob(repository, digest)))
-                moved = self._adopt(repository, digest, upload.path, upload.descriptor)
+                moved = self._adopt(repository, digest, upload.path, upload.descriptor, upload.size)
                 self._durable.sync_directory(os.path.dirname(self._layout.blob(repository, digest)))
             if not moved:
                 _unlink(upload.path)
@@ -513,31 +514,37 @@ class LocalBackend:
 
     # how a file becomes a blob
 
-    def _adopt(self, repository: str, digest: Digest, path: str, descriptor: int) -> bool:
+    def _adopt(self, repository: str, digest: Digest, path: str, descriptor: int, size: int) -> bool:
         """Make a complete file the repository's blob, or leave it in favour of an equal one that is there already.
 
         Tell whether it has lost its path to that.
         Where a copy of the blob is in quarantine, what is there is not trusted: this one takes its place.
         """
-        size = os.fstat(descriptor).st_size
+        trusted = not self._quarantine.repositories(digest)
+        if trusted and self._has(self._layout.blob(repository, digest), size):
+            return False
+        return self._place(repository, digest, path, descriptor, size, trusted=trusted)
+
+    def _place(  # noqa: PLR0913 - what a file is, and what it becomes
+        self, repository: str, digest: Digest, path: str, descriptor: int, size: int, *, trusted: bool
+    ) -> bool:
+        """Make a complete file a blob that the repository has not, or has but not to be `trusted`; as `_adopt`."""
         target = self._layout.blob(repository, digest)
-        if self._quarantine.repositories(digest):
-            self._sync_or_drop(path, descriptor)
+        if trusted and self._take_from_pool(digest, target, size):
+            return False
+        self._sync_or_drop(path, descriptor)
+        if not trusted:
             self._pool.drop(digest)
-            if self._dedupe:
-                self._pool.offer(path, digest)
-            self._durable.rename(path, target)
+        late = self._dedupe and self._pool.offer(path, digest)
+        if trusted and late and self._take_from_pool(digest, target, size):
+            return False
+        self._durable.rename(path, target)
+        if trusted:
+            self._count("blobs_stored", 1)
+            self._count("bytes_stored", size)
+        else:
             self.heal(repository, digest)
-            return True
-        if not self._has(target, size) and not self._take_from_pool(digest, target, size):
-            self._sync_or_drop(path, descriptor)
-            late = self._dedupe and self._pool.offer(path, digest)
-            if not late or not self._take_from_pool(digest, target, size):
-                self._durable.rename(path, target)
-                self._count("blobs_stored", 1)
-                self._count("bytes_stored", size)
-                return True
-        return False
+        return True
 
     def _sync_or_drop(self, path: str, descriptor: int) -> None:
         """Sync a file; one that could not be synced goes, since the next attempt would succeed and write nothing."""
@@ -608,14 +615,16 @@ class LocalBackend:
 
     @contextmanager
     def _temporary(self, repository: str) -> Iterator[tuple[str, int]]:
-        """Open a new file on the repository's file system; it goes at the end unless it was given another name."""
+        """Open a new file on the repository's file system, for the caller to rename; it goes if that fails."""
         path = self._layout.temporary(repository)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
             yield path, descriptor
+        except BaseException:
+            _unlink(path)
+            raise
         finally:
             os.close(descriptor)
-            _unlink(path)
 
 
 def _is_ours(status: os.stat_result) -> bool:

@@ -26,7 +26,7 @@ from storage import locks
 from storage.backend import Source
 from storage.cache import Cache
 from storage.digest import CANONICAL, Digest, Hasher, new_hasher
-from storage.durable import Durable
+from storage.durable import Durable, write_at
 from storage.errors import UploadOutOfOrder, UploadUnknown
 from storage.layout import Layout
 
@@ -198,7 +198,7 @@ class Uploads:
         with _beside(state) as hashed:
             while chunk := body.read(_CHUNK):
                 try:
-                    _write(upload.descriptor, chunk, upload.size)
+                    write_at(upload.descriptor, chunk, upload.size)
                 except OSError:
                     os.ftruncate(upload.descriptor, upload.size)
                     raise
@@ -264,14 +264,6 @@ def _beside(state: _Hash | None) -> Iterator[Callable[[bytes], None]]:
             last = pool.submit(state.hasher.update, chunk)
 
         yield hashed
-
-
-def _write(descriptor: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        offset += written
-        view = view[written:]
 
 
 def _make(path: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.durable import write_all
+from storage.durable import write_at
 from storage.last_good import LastGood
 from storage.layout import Layout
 
@@ -31,11 +31,11 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Yield the sizes of what is written."""
     sizes: list[int] = []
 
-    def counting(descriptor: int, data: bytes | memoryview) -> None:
+    def counting(descriptor: int, data: bytes | memoryview, offset: int) -> None:
         sizes.append(len(data))
-        write_all(descriptor, data)
+        write_at(descriptor, data, offset)
 
-    monkeypatch.setattr("storage.last_good.write_all", counting)
+    monkeypatch.setattr("storage.last_good.write_at", counting)
     yield sizes
 
 
