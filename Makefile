@@ -13,7 +13,7 @@ NEED_HEADERS := The extra "ldap" is not installed, so its tests are skipped: it 
 NEED_NETWORK := The packages could not be installed; pip says why above. Once that is mended, run make again.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-nginx soak lint bench graphs clean debian-packages
+.PHONY: help run test test-nginx conformance soak lint bench graphs clean debian-packages
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,11 +21,14 @@ help: ## list the targets
 run: $(VENV)/installed ## serve on 127.0.0.1:5000 with the data in ./data, or as CONFIG=file says
 	@exec $(BIN)/pierhead serve $(CONFIG)
 
-test: $(VENV)/installed-ldap ## set up and run every test; ARGS="-k manifests" runs some, JOBS=1 one at a time
+test: $(VENV)/installed-ldap $(VENV)/installed-go ## set up and run every test; ARGS="-k manifests" runs some, JOBS=1 one at a time
 	@$(BIN)/pytest -n $(JOBS) $(ARGS)
 
-test-nginx: $(VENV)/installed-ldap ## run the tests of the API and of the clients once more, with every server behind nginx
+test-nginx: $(VENV)/installed-ldap $(VENV)/installed-go ## run the tests of the API and of the clients once more, with every server behind nginx
 	@PIERHEAD_TESTS_THROUGH_NGINX=yes $(BIN)/pytest -n $(JOBS) tests/api tests/clients $(ARGS)
+
+conformance: $(VENV)/installed-dev $(VENV)/installed-go ## run the OCI distribution spec's own tests; the reports are in build/conformance
+	@PIERHEAD_CONFORMANCE_REPORTS=build/conformance $(BIN)/pytest -rs tests/clients/test_conformance.py $(ARGS)
 
 soak: $(VENV)/installed-dev ## do everything at once for ten minutes: nothing is lost, and nothing grows
 	@PIERHEAD_SOAK_SECONDS=600 $(BIN)/pytest -o faulthandler_timeout=900 -o log_cli=true -o log_cli_level=INFO tests/durability/test_soak.py $(ARGS)
@@ -73,3 +76,7 @@ $(VENV)/installed-ldap: $(VENV)/installed-dev | debian-packages
 		$(BIN)/python -m pip install --quiet --use-pep517 --editable '.[ldap]' || { echo '$(NEED_NETWORK)' >&2; exit 1; }; \
 		touch $@; \
 	else echo '$(NEED_HEADERS)' >&2; fi
+
+# Where they cannot be built for want of a network, the tests that need them are skipped, and say so.
+$(VENV)/installed-go: tests/clients/go.sh | $(VENV)/installed-dev
+	@sh tests/clients/go.sh $(BIN) && touch $@ || [ $$? = 3 ]

@@ -335,9 +335,11 @@ def test_range_answers_exactly_the_bytes_asked_for(remote: Remote, wanted: str, 
     assert answer.content == BLOB[first : last + 1]
 
 
-@pytest.mark.parametrize("wanted", ["bytes=1024-", "bytes=1024-1030", "bytes=5000-", "bytes=" + "9" * 18 + "-"])
-def test_range_beyond_the_end_is_416_with_the_size(remote: Remote, wanted: str) -> None:
-    """RFC 9110 (section 15.5.17): 416 says how long the content is."""
+@pytest.mark.parametrize(
+    "wanted", ["bytes=1024-", "bytes=1024-1030", "bytes=5000-", "bytes=" + "9" * 18 + "-", "bytes=9-0", "bytes=500-499"]
+)
+def test_range_that_holds_nothing_is_416_with_the_size(remote: Remote, wanted: str) -> None:
+    """RFC 9110 (sections 14.2 and 15.5.17): what ends before it begins may be rejected; 416 says how long it is."""
     digest = remote.push_blob(BLOB)["digest"]
     answer = remote.get(f"blobs/{digest}", headers={"Range": wanted})
     expect_error(answer, 416)
@@ -366,7 +368,6 @@ def test_suffix_of_zero_bytes_is_416(remote: Remote) -> None:
         "bytes=0-1,5-9",
         "bytes=" + ",".join(f"{start}-{start}" for start in range(0, 1000, 2)),
         "bytes=0-,0-,0-,0-",
-        pytest.param("bytes=9-0", marks=pytest.mark.direct("nginx calls it unsatisfiable")),
         "bytes=a-b",
         "bytes=-",
         "bytes=--5",

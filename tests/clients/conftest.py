@@ -57,6 +57,24 @@ def curl(home: Path) -> Client:
     return programs.curl(home)
 
 
+@pytest.fixture
+def crane(home: Path) -> Client:
+    """Return crane."""
+    return programs.crane(home)
+
+
+@pytest.fixture
+def helm(home: Path) -> Client:
+    """Return helm."""
+    return programs.helm(home)
+
+
+@pytest.fixture
+def oras_cli(home: Path) -> Client:
+    """Return oras, the command."""
+    return programs.oras_cli(home)
+
+
 @pytest.fixture(scope="session")
 def docker() -> Iterator[Client]:
     """Return docker, with an engine that serves the whole session."""

@@ -278,6 +278,54 @@ def test_skopeo_is_told_of_wrong_credentials(skopeo: Skopeo, guarded: Guarded, r
     assert "invalid username/password" in said
 
 
+def test_crane(crane: Client, layout: Layout, guarded: Guarded, repository: str) -> None:
+    layout.tag("1", layout.image())
+    public, hers, foreign = (f"{guarded.host}/{owner}/{repository}:1" for owner in ("public", "alice", "bob"))
+    assert "UNAUTHORIZED: log in to do this" in crane.refused("push", layout.root, public)
+    log_in(_auth(crane), guarded.host, "alice", PASSWORDS["alice"])
+    crane("push", layout.root, public)
+    crane("copy", public, hers)
+    assert "403 Forbidden" in crane.refused("push", layout.root, foreign)
+    _auth(crane)("logout", guarded.host)
+    assert crane("digest", public)
+    assert "UNAUTHORIZED: log in to do this" in crane.refused("manifest", hers)
+    # It saves whatever it is given, and learns later what that is worth.
+    log_in(_auth(crane), guarded.host, "alice", "wrong")
+    assert "the credentials are not valid" in crane.refused("digest", hers)
+
+
+def _auth(crane: Client) -> Client:
+    return Client((*crane.command, "auth"), crane.home)
+
+
+def test_helm(helm: Client, guarded: Guarded, repository: str) -> None:
+    helm("create", "chart")
+    helm("package", "chart")
+    hers, foreign = (f"oci://{guarded.host}/{owner}/{repository}" for owner in ("alice", "bob"))
+    push = ("push", "chart-0.1.0.tgz")
+    registry = Client((*helm.command, "registry"), helm.home)
+    assert "401: Unauthorized" in helm.refused(*push, hers, "--plain-http")
+    assert "the credentials are not valid" in log_in_refused(registry, guarded.host, "alice", "wrong", "--plain-http")
+    log_in(registry, guarded.host, "alice", PASSWORDS["alice"], "--plain-http")
+    helm(*push, hers, "--plain-http")
+    assert "403: Forbidden" in helm.refused(*push, foreign, "--plain-http")
+    assert "version: 0.1.0" in helm("show", "chart", f"{hers}/chart", "--plain-http")
+    registry("logout", guarded.host)
+    assert "log in to do this" in helm.refused("show", "chart", f"{hers}/chart", "--plain-http")
+
+
+def test_oras(oras_cli: Client, guarded: Guarded, repository: str) -> None:
+    (oras_cli.home / "note").write_text("a note")
+    hers, foreign = (f"{guarded.host}/{owner}/{repository}:1" for owner in ("alice", "bob"))
+    assert "401: Unauthorized" in oras_cli.refused("push", "--plain-http", hers, "note")
+    assert "the credentials are not valid" in log_in_refused(oras_cli, guarded.host, "alice", "wrong", "--plain-http")
+    log_in(oras_cli, guarded.host, "alice", PASSWORDS["alice"], "--plain-http")
+    oras_cli("push", "--plain-http", hers, "note")
+    assert "403: Forbidden" in oras_cli.refused("push", "--plain-http", foreign, "note")
+    oras_cli("logout", guarded.host)
+    assert "log in to do this" in oras_cli.refused("pull", "--plain-http", hers)
+
+
 @pytest.mark.xdist_group("containerd")
 def test_containerd(ctr: Client, layout: Layout, guarded: Guarded, repository: str) -> None:
     """It asks for tokens by POST, and by GET where it has no credentials."""

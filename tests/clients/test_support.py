@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.clients.support.programs import require
+from tests.clients.support.programs import NOT_BUILT, require, require_built
 
 MISSING = "no-such-client"
 
@@ -21,3 +21,9 @@ def test_a_missing_client_fails_under_ci(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_an_installed_client_is_used() -> None:
     require("sh")
+
+
+def test_what_was_not_built_is_skipped_under_ci_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.skip.Exception, match=f"^{NOT_BUILT}: {MISSING}"):
+        require_built(MISSING)

@@ -26,6 +26,9 @@ TREE = Path(__file__).parents[2]
 DEPLOY = TREE / "deploy"
 PATIENCE = 60.0
 
+# One worker of pytest runs them all, so that the image is built once.
+pytestmark = pytest.mark.xdist_group("containers")
+
 #: What an engine does to run it read-only, here where none can make a control group: the image's root is mounted
 #: read-only, with the volume, a configuration and an empty /tmp, and the command has no capability.
 _RUN = """
