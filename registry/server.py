@@ -19,7 +19,7 @@ from flask import Flask
 from gunicorn import glogging
 from gunicorn.app.base import BaseApplication
 
-from registry import create_app, logs
+from registry import create_app, logs, signals
 from registry.audit import Audit
 from registry.config import Config, HTTPConfig
 from registry.memory import Trimmer, share_one_heap
@@ -95,6 +95,7 @@ def settings(config: Config) -> dict[str, Any]:
         "proc_name": "pierhead",
         "logger_class": _Logger,
         "when_ready": lambda _arbiter: _ready(config),
+        "pre_fork": lambda _arbiter, _worker: signals.hold(),
         "child_exit": lambda _arbiter, worker: worker.balance.leave(worker.age),
     }
 

@@ -22,6 +22,7 @@ from typing import Any
 from gunicorn.http import errors, wsgi
 from gunicorn.workers.gthread import ThreadWorker
 
+from registry import signals
 from registry.auth.certificates import CLIENT_CERTIFICATE
 from registry.balance import Balance
 from registry.collecting import collect_on_schedule
@@ -144,6 +145,11 @@ class Worker(ThreadWorker):
         collect_on_schedule(self.config)
         scrub_on_schedule(self.config)
         super().init_process()
+
+    def init_signals(self) -> None:
+        """Handle signals, those too that have come since the fork."""
+        super().init_signals()
+        signals.release()
 
     def load_wsgi(self) -> None:
         """Load the application, and see whether it knows of answers that are given at once."""

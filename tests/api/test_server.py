@@ -7,6 +7,8 @@ import os
 import signal
 import socket
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from http.client import HTTPResponse
@@ -17,7 +19,7 @@ import requests
 
 from tests.conftest import MakeServer
 from tests.support.oci import Remote, digest_of
-from tests.support.server import Server
+from tests.support.server import Server, free_port
 from tests.support.wire import WireAnswer, connect, exchange, head, receive
 
 pytestmark = pytest.mark.direct("the server itself")
@@ -250,6 +252,33 @@ def test_term_lets_an_upload_finish(make_server: MakeServer, repository: str) ->
     assert answer.status_code == 201
     assert server.stop() == 0
     assert list(server.root.rglob(digest_of(body).removeprefix("sha256:")))
+
+
+#: A registry whose workers take a second before they handle signals.
+_SLOW_TO_BOOT = """
+import time
+from registry.worker import Worker
+init_process = Worker.init_process
+Worker.init_process = lambda self: (time.sleep(1), init_process(self))
+from registry.cli import main
+main()
+"""
+
+
+def test_a_worker_that_is_told_to_stop_before_it_can_hear_it_stops(tmp_path: Path) -> None:
+    """Gunicorn's arbiter sends SIGTERM once, then waits for `server.gracefulTimeout`, which is minutes."""
+    config = tmp_path / "config.json"
+    http = {"address": "127.0.0.1", "port": str(free_port())}
+    config.write_text(json.dumps({"storage": {"rootDirectory": str(tmp_path / "data")}, "http": http}))
+    command = [sys.executable, "-c", _SLOW_TO_BOOT, "serve", str(config)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert any("Booting worker" in line for line in process.stdout)
+            process.terminate()
+            assert process.wait(PATIENCE) == 0
+        finally:
+            process.kill()
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
