@@ -74,9 +74,9 @@ class TLSStream(Stream, ssl.SSLSocket):  # type: ignore[misc]  # They differ in 
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
             self.wants = _wanted(error)
             return False
-        except (ssl.SSLEOFError, ssl.SSLSyscallError, ssl.SSLZeroReturnError) as error:
-            raise ConnectionAbortedError("the client left during the handshake") from error
         except ssl.SSLError as error:
+            if _has_left(error):
+                raise ConnectionAbortedError("the client left during the handshake") from error
             raise HandshakeFailed(_reason(error)) from error
         self._secure = True
         self.wants = select.POLLIN
@@ -143,6 +143,12 @@ class TLSStream(Stream, ssl.SSLSocket):  # type: ignore[misc]  # They differ in 
         """Wait for what OpenSSL needs, which may not be what was asked of it."""
         event, self.wants = self.wants, select.POLLIN
         super()._await(event)
+
+
+def _has_left(error: ssl.SSLError) -> bool:
+    """Tell whether the other end is gone; before Python 3.11.3 there was no class for an end in OpenSSL 3's words."""
+    gone = isinstance(error, (ssl.SSLEOFError, ssl.SSLSyscallError, ssl.SSLZeroReturnError))
+    return gone or error.reason == "UNEXPECTED_EOF_WHILE_READING"
 
 
 def _wanted(error: ssl.SSLError) -> int:

@@ -240,14 +240,25 @@ def _platform(text: str) -> Platform:
     return Platform(*parts)
 
 
+def _forget_stdout() -> None:
+    """Let what was not written go nowhere: Python would try again at its end, and fail with a code of its own."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
 @contextmanager
 def _output(path: str | None) -> Iterator[Write]:
     """Open what is written to: a file gets its name at the end."""
     if path is None:
         if sys.stdout.isatty():
             refuse("an archive is nothing for a terminal: name a file with -o, or send it elsewhere")
-        yield sys.stdout.buffer.write
-        sys.stdout.buffer.flush()
+        try:
+            yield sys.stdout.buffer.write
+            sys.stdout.buffer.flush()
+        except OSError:
+            _forget_stdout()
+            raise
         return
     if not os.path.isdir(os.path.dirname(os.path.abspath(path))) or os.path.isdir(path):
         refuse(f"{path}: there is no such directory, or it is one itself")

@@ -1,4 +1,6 @@
-"""The suite's own promise: a missing client is skipped with a reason, and fails under CI."""
+"""The suite's own promises: a missing client is skipped with a reason, and fails under CI; groups stay together."""
+
+import os
 
 import pytest
 
@@ -27,3 +29,9 @@ def test_what_was_not_built_is_skipped_under_ci_too(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("CI", "true")
     with pytest.raises(pytest.skip.Exception, match=f"^{NOT_BUILT}: {MISSING}"):
         require_built(MISSING)
+
+
+@pytest.mark.xdist_group("together")
+def test_groups_reach_whoever_deals_out_the_tests(request: pytest.FixtureRequest) -> None:
+    """pytest-xdist goes by the end of a test's name; if that is not there, each of its workers starts an engine."""
+    assert request.node.nodeid.endswith("@together") is ("PYTEST_XDIST_WORKER" in os.environ)

@@ -16,6 +16,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 LIFETIME = timedelta(hours=1)
+#: What an authority's certificate is for. Python 3.13 verifies strictly: it wants this, and the identifiers below.
+_SIGNS = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 @dataclass(frozen=True)
@@ -45,9 +57,8 @@ class Authority:
         self._key = ec.generate_private_key(ec.SECP256R1())
         issuer = signed_by or self
         builder = issuer._begin(self.name, self._key, datetime.now(UTC), LIFETIME)
-        self.certificate = builder.add_extension(x509.BasicConstraints(True, None), critical=True).sign(
-            issuer._key, hashes.SHA256()
-        )
+        builder = builder.add_extension(x509.BasicConstraints(True, None), critical=True)
+        self.certificate = builder.add_extension(_SIGNS, critical=True).sign(issuer._key, hashes.SHA256())
         self.cert = _write(directory / f"{name}.crt", self.certificate.public_bytes(serialization.Encoding.PEM))
 
     @classmethod
@@ -123,6 +134,8 @@ class Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(begins - timedelta(minutes=5))
             .not_valid_after(begins + lifetime)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
 
 

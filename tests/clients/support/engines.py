@@ -51,6 +51,8 @@ def docker(home: Path) -> Iterator[Client]:
         with _daemon(home, "dockerd", "--config-file", str(home / "daemon.json")) as process:
             _wait_until_up(process, client, "dockerd")
             yield client
+        # It has mounted this on itself, and does not know it again where the root directory is another than the disk's.
+        subprocess.run(["umount", "--lazy", home / "docker-data"], stderr=subprocess.DEVNULL, check=False)
 
 
 def _dockerd_config(home: Path) -> dict[str, object]:
