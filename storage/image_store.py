@@ -40,7 +40,8 @@ log = logging.getLogger(__name__)
 _INDEXES = 50_000  #: entries that the parsed indexes kept in memory may have, all together
 _FACTS = 24 * 1024 * 1024  #: bytes of parsed manifests kept in memory, by an estimate
 _FACT, _REFERENCE = 1000, 400  #: bytes that a parsed manifest takes by itself, and for each of its references
-_BODIES = 16 * 1024 * 1024  #: bytes of manifests kept in memory
+_BODIES = 16 * 1024 * 1024  #: bytes of manifests kept in memory, as they were pushed
+_BODY = 500  #: bytes that one takes beyond its own
 
 #: Decides on a write, given the digest that the reference has now, if any.
 Precondition = Callable[[Digest | None], bool]
@@ -400,7 +401,7 @@ class ImageStore:
             if Digest.of(data, digest.algorithm) != digest:
                 log.error("manifest %s of repository %s is damaged on disk", digest, repository)
                 raise ManifestUnknown("the manifest's content is damaged", name=repository, digest=digest)
-            self._bodies.put((repository, digest), data, weight=len(data))
+            self._bodies.put((repository, digest), data, weight=_BODY + len(data))
         return data
 
     def _facts(self, repository: str, digest: str, media_type: str) -> Manifest | None:

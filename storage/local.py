@@ -183,9 +183,9 @@ class LocalBackend:
         return FileStream(file, start, os.fstat(file.fileno()).st_size - start if length is None else length)
 
     def read_blob(self, repository: str, digest: Digest, limit: int) -> bytes:
-        """Read a small blob."""
+        """Read a small blob, into no more memory than it takes: what is kept would keep the pages of the rest."""
         with self._open(repository, digest) as file:
-            return file.read(limit)
+            return file.read(min(limit, os.fstat(file.fileno()).st_size))
 
     def size_now(self, repository: str, digest: Digest) -> int | None:
         """Look whether the file is there, and whether it can be in the bin; and again, if it has just left that."""

@@ -200,6 +200,19 @@ def test_a_small_blob_is_read_up_to_a_limit(backend: Backend) -> None:
     assert backend.read_blob(REPOSITORY, DIGEST, 4) == DATA[:4]
 
 
+def test_a_small_blob_that_is_kept_takes_no_more_memory_than_it_has_bytes(backend: Backend) -> None:
+    """A buffer of the limit's size, cut to what came, would keep a page and a mapping, of which there are 65,530."""
+    push(backend, REPOSITORY, DATA)
+    before = _mappings()
+    kept = [backend.read_blob(REPOSITORY, DIGEST, 4 * 1024 * 1024) for _ in range(500)]
+    assert set(kept) == {DATA}
+    assert _mappings() - before < 100
+
+
+def _mappings() -> int:
+    return len(Path("/proc/self/maps").read_text().splitlines())
+
+
 def test_a_small_blob_is_put_in_one_go(backend: Backend) -> None:
     for _ in range(2):
         backend.put_blob(REPOSITORY, DIGEST, DATA)
