@@ -16,7 +16,7 @@ NEED_NETWORK := The packages could not be installed; pip says why above. Once th
 .PHONY: help run test test-nginx conformance soak lint bench graphs clean debian-packages
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/installed ## serve on 127.0.0.1:5000 with the data in ./data, or as CONFIG=file says
 	@exec $(BIN)/pierhead serve $(CONFIG)
@@ -28,7 +28,7 @@ test-nginx: $(VENV)/installed-ldap $(VENV)/installed-go ## run the tests of the 
 	@PIERHEAD_TESTS_THROUGH_NGINX=yes $(BIN)/pytest -n $(JOBS) tests/api tests/clients $(ARGS)
 
 conformance: $(VENV)/installed-dev $(VENV)/installed-go ## run the OCI distribution spec's own tests; the reports are in build/conformance
-	@PIERHEAD_CONFORMANCE_REPORTS=build/conformance $(BIN)/pytest -rs tests/clients/test_conformance.py $(ARGS)
+	@PIERHEAD_CONFORMANCE_REPORTS=build/conformance $(BIN)/pytest tests/clients/test_conformance.py $(ARGS)
 
 soak: $(VENV)/installed-dev ## do everything at once for ten minutes: nothing is lost, and nothing grows
 	@PIERHEAD_SOAK_SECONDS=600 $(BIN)/pytest -o faulthandler_timeout=900 -o log_cli=true -o log_cli_level=INFO tests/durability/test_soak.py $(ARGS)

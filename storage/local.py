@@ -220,9 +220,10 @@ class LocalBackend:
 
     def put_blob(self, repository: str, digest: Digest, data: bytes) -> None:
         """Write a small blob beside the others, then give it its name."""
-        self._durable.make_directory(os.path.dirname(self._layout.blob(repository, digest)))
+        target = self._layout.blob(repository, digest)
+        self._durable.make_directory(os.path.dirname(target))
         trusted = not self._quarantine.repositories(digest)
-        if trusted and self._has(self._layout.blob(repository, digest), len(data)):
+        if trusted and self._has(target, len(data)):
             return
         with self._temporary(repository) as (temporary, descriptor):
             write_all(descriptor, data)
@@ -528,7 +529,10 @@ class LocalBackend:
     def _place(  # noqa: PLR0913 - what a file is, and what it becomes
         self, repository: str, digest: Digest, path: str, descriptor: int, size: int, *, trusted: bool
     ) -> bool:
-        """Make a complete file a blob that the repository has not, or has but not to be `trusted`; as `_adopt`."""
+        """Make a complete file a blob that the repository lacks, or that is not to be `trusted` if it has it.
+
+        Tell whether it has lost its path to that, or was left in favour of the pool's.
+        """
         target = self._layout.blob(repository, digest)
         if trusted and self._take_from_pool(digest, target, size):
             return False
