@@ -22,6 +22,8 @@ _CLEAR = ("80", "[::]:80")
 #: What nginx reads within quotes as more than itself.
 _SPECIAL = re.compile(r'["\\$]')
 _UPSTREAM = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}")
+#: How long the registry has to keep an idle connection for nginx to be the first to give it up, by far.
+_KEEPS = 1.0
 _WORD = re.compile(r"[A-Za-z0-9._*~^:\[\]/-]+(?: [A-Za-z0-9_=.:-]+)*")
 
 
@@ -78,6 +80,7 @@ def nginx_config(  # noqa: PLR0913
             default_root=roots[""],
             # The longest prefix decides.
             substores=sorted(((re.escape(p), root) for p, root in roots.items() if p), key=lambda item: -len(item[0])),
+            keeps_writes=config.server.keepalive >= _KEEPS,
             cache=cache,
             listens=listens or (_TLS if certificate else _CLEAR),
             server_name=name,

@@ -452,8 +452,29 @@ def test_while_the_registry_is_away_clients_are_told_so(tmp_path: Path) -> None:
             assert answer.json()["errors"][0]["code"] == "UNSUPPORTED"
 
 
+def test_pushes_share_connections_to_the_registry(plain: Server, repository: str) -> None:
+    remote, port = Remote(plain.url, repository), json.loads(plain.config_file.read_text())["http"]["port"]
+    before = closed_connections(int(port))
+    for number in range(50):
+        remote.push_blob(b"%d" % number)
+    assert closed_connections(int(port)) - before < 10
+
+
+def closed_connections(port: int) -> int:
+    """Count the connections to a port of this machine that whoever opened them has closed in the last minute."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(remote.endswith(f":{port:04X}") and state == "06" for _, _, remote, state, *_ in lines)
+
+
+@pytest.mark.parametrize(("keepalive", "kept"), [("75s", True), ("1s", True), ("0.9s", False), ("0s", False)])
+def test_a_registry_that_soon_gives_up_connections_gets_new_ones(tmp_path: Path, keepalive: str, kept: bool) -> None:
+    """Else it would give one up just as nginx sends it a push, which nginx cannot send anew."""
+    site = generated(written(tmp_path, server={"keepAlive": keepalive}))
+    assert ("keepalive 64;" in site.partition("upstream pierhead_writes {")[2].partition("}")[0]) is kept
+
+
 def test_a_restart_costs_nobody_anything(tmp_path: Path) -> None:
-    """What reads is asked anew by nginx where the registry closes a connection; what writes has one of its own."""
+    """What reads is asked anew where the registry closes a connection; for what writes nginx is the first to do so."""
     with Server(tmp_path / "data", workers=2, nginx=True) as server:
         remote, digest, data = pushed(server, "team/app")
         end, failures = time.monotonic() + 8, list[str]()
