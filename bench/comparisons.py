@@ -10,10 +10,22 @@ from pathlib import Path
 
 import click
 
+from bench.files import FilesAlone
 from bench.guarded import GuardedDockerRegistry, GuardedPierhead
 from bench.registries import BareNginx, BehindNginx, DockerRegistry, Pierhead, Registry
 from bench.report import Compared, Figures
-from bench.workloads import Row, Scale, Site, Workload, behind_nginx, login_costs, logins, of_a_file, workloads
+from bench.workloads import (
+    Row,
+    Scale,
+    Site,
+    Workload,
+    behind_nginx,
+    login_costs,
+    logins,
+    of_a_file,
+    of_files,
+    workloads,
+)
 
 MEMORY_IDLE = Row("memory-idle", "memory (PSS) idle", "MB", 1.9, less_is_better=True)
 MEMORY_AFTER = Row("memory-after", "memory (PSS) after the run", "MB", 1.9, less_is_better=True)
@@ -46,6 +58,7 @@ def comparisons(scale: Scale, *, self_check: bool) -> tuple[Comparison, ...]:
         Comparison(((BehindNginx, "pierhead, nginx"), docker), behind_nginx(scale)),
         Comparison(((Pierhead, "pierhead"), (BareNginx, "nginx alone")), of_a_file(scale, "file-")),
         Comparison(((BehindNginx, "pierhead, nginx"), (BareNginx, "nginx alone")), of_a_file(scale, "nginx-file-")),
+        Comparison(((Pierhead, "pierhead"), (FilesAlone, "files alone")), of_files(scale, "disk-")),
         Comparison((guarded, (Pierhead, "pierhead, open")), login_costs()),
         Comparison((guarded, (GuardedDockerRegistry, "docker-registry, users")), logins()),
     )

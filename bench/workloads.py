@@ -344,6 +344,9 @@ _BEHIND_NGINX = {
 #: What a server of files alone could not do much faster.
 _OF_A_FILE = {"pull-1": 0.9, "pull-4": 0.9}
 
+#: What waits for nothing but many small files, whoever writes them.
+_OF_FILES = {"images": None, "repositories": None}
+
 
 def behind_nginx(scale: Scale) -> tuple[Workload, ...]:
     """List what is compared of this registry behind nginx and another one."""
@@ -355,7 +358,12 @@ def of_a_file(scale: Scale, prefix: str) -> tuple[Workload, ...]:
     return _with_goals(scale, prefix, _OF_A_FILE)
 
 
-def _with_goals(scale: Scale, prefix: str, goals: Mapping[str, float]) -> tuple[Workload, ...]:
+def of_files(scale: Scale, prefix: str) -> tuple[Workload, ...]:
+    """List what is compared of a registry and those who write its files without one."""
+    return _with_goals(scale, prefix, _OF_FILES)
+
+
+def _with_goals(scale: Scale, prefix: str, goals: Mapping[str, float | None]) -> tuple[Workload, ...]:
     chosen = [(one, row) for one in workloads(scale) for row in one.rows if row.name in goals]
     return tuple(
         Workload((replace(row, name=prefix + row.name, goal=goals[row.name]),), one.run) for one, row in chosen

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from bench.client import Connection
+from bench.content import new_image, push_image
+from bench.files import FilesAlone
 from bench.growth import CURVES
 from bench.guarded import GuardedDockerRegistry, GuardedPierhead
 from bench.registries import Registry
@@ -54,6 +56,34 @@ def test_a_quick_run_compares_the_two_registries(tmp_path: Path) -> None:
     assert list(rows) == ["manifest-head", "images", "memory-idle", "memory-after"]
     assert all(row["registries"] == ["pierhead", "docker-registry"] for row in rows.values())
     assert not list(tmp_path.glob("bench-*")), "the data of the run was left behind"
+
+
+def test_a_quick_run_shows_what_the_disk_gives(tmp_path: Path) -> None:
+    """Compare the registry to those who write its files themselves, which are all there and synced."""
+    target = tmp_path / "results.json"
+    rows = results(target, bench("--quick", "--only", "disk", "--dir", tmp_path, "--json", target))
+    assert {name: row["registries"] for name, row in rows.items()} == {
+        "disk-images": ["pierhead", "files alone"],
+        "disk-repositories": ["pierhead", "files alone"],
+    }
+
+
+def test_files_alone_are_those_of_a_layout_and_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sync what each answer of a registry would promise: else the figure would be of something else."""
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    image = new_image(100)
+    with FilesAlone("files", tmp_path / "alone") as registry, registry.connect() as connection:
+        push_image(connection, "team/app", "1", image)
+    repository = tmp_path / "alone/data/team/app"
+    blobs = {path.name: path.read_bytes() for path in (repository / "blobs/sha256").iterdir()}
+    assert blobs == {blob.digest[7:]: blob.data for blob in (image.config, image.layer, image.manifest)}
+    assert {path.name for path in repository.iterdir()} == {"blobs", "index.json", "oci-layout"}
+    files = [path for path in synced if "/.tmp-" in path]
+    names = [path for path in synced if "/.tmp-" not in path]
+    assert len(files) == len(blobs) + 2
+    assert names.count(str(repository / "blobs/sha256")) == len(blobs)
+    assert {str(path) for path in (tmp_path / "alone/data", repository, repository.parent)} <= set(names)
 
 
 @pytest.mark.usefixtures("docker_registry")
