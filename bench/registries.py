@@ -162,9 +162,9 @@ class BehindNginx(Pierhead):
         self._nginx = nginx
 
     def site(self, config: Path) -> str:
-        """Give nginx's configuration."""
+        """Give nginx's configuration, by which each of its workers gets a share of the clients, few as they are."""
         command = self.command(config)[0]
-        options = ["--listen", f"{self.host}:{self.port}", "--cache", str(self._decisions)]
+        options = ["--listen", f"{self.host}:{self.port} reuseport", "--cache", str(self._decisions)]
         return subprocess.run(
             [command, "nginx-config", config, *options], check=True, capture_output=True, text=True
         ).stdout

@@ -342,7 +342,7 @@ _BEHIND_NGINX = {
     "images": 6,
 }
 #: What a server of files alone could not do much faster.
-_OF_A_FILE = {"pull-1": 0.9, "pull-4": 0.9}
+_OF_A_FILE = {"blob-head": None, "blob-get-2k": None, "blob-get-1m": None, "pull-1": 0.9, "pull-4": 0.9}
 
 #: What waits for nothing but many small files, whoever writes them.
 _OF_FILES = {"images": None, "repositories": None}

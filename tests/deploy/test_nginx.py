@@ -378,6 +378,29 @@ def test_a_revocation_holds_soon(tmp_path: Path) -> None:
         assert Remote(server.url, "team/app").get(f"blobs/{digest}", headers=BOB).content == data
 
 
+def test_a_revocation_holds_soon_for_who_pulls_all_the_time(tmp_path: Path) -> None:
+    """What nginx keeps open of an older decision is not what it goes by, in whichever of its processes."""
+    users = htpasswd(tmp_path / "users", PASSWORDS)
+    config = {"http": {"auth": {"htpasswd": {"path": str(users)}}}, "server": {"authCache": f"{_SECONDS}s"}}
+    with ExitStack() as stack:
+        server = stack.enter_context(Server(tmp_path / "data", config=config, nginx=True))
+        _, digest, _ = pushed(server, "team/app", ALICE)
+        sessions = [stack.enter_context(requests.Session()) for _ in range(8)]
+
+        def pull(until: float) -> set[int]:
+            statuses = set[int]()
+            while time.monotonic() < until:
+                for session in sessions:
+                    answer = session.get(f"{server.url}/v2/team/app/blobs/{digest}", headers=ALICE, timeout=TIMEOUT)
+                    statuses.add(answer.status_code)
+            return statuses
+
+        assert pull(time.monotonic() + 3 * _SECONDS) == {200}
+        htpasswd(users, {"bob": PASSWORDS["bob"]})
+        assert pull(time.monotonic() + _SECONDS + 0.2) <= {200, 401}
+        assert pull(time.monotonic() + 2 * _SECONDS) == {401}
+
+
 def test_without_a_cache_a_revocation_holds_at_once(tmp_path: Path) -> None:
     users = htpasswd(tmp_path / "users", PASSWORDS)
     config = {"http": {"auth": {"htpasswd": {"path": str(users)}}}, "server": {"authCache": "0s"}}
