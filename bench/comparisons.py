@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ from bench.workloads import (
     of_files,
     workloads,
 )
+
+STARTED_SECONDS = 3.0  # after which a registry that answers has nothing left to start
 
 MEMORY_IDLE = Row("memory-idle", "memory (PSS) idle", "MB", 1.9, less_is_better=True)
 MEMORY_AFTER = Row("memory-after", "memory (PSS) after the run", "MB", 1.9, less_is_better=True)
@@ -70,7 +73,7 @@ def measure(comparison: Comparison, directory: Path, scale: Scale, rounds: int) 
         places = zip(comparison.pair, "ab", strict=True)
         registries = [stack.enter_context(kind(name, directory / letter)) for (kind, name), letter in places]
         sites = [Site(registry, scale) for registry in registries]
-        results = [_memory(MEMORY_IDLE, sites)] if comparison.memory else []
+        results = [_memory_idle(sites)] if comparison.memory else []
         results = [figures for one in comparison.workloads for figures in _alternate(one, sites, rounds)] + results
         if comparison.memory:
             results.append(_memory(MEMORY_AFTER, sites))
@@ -88,6 +91,12 @@ def _alternate(workload: Workload, sites: Sequence[Site], rounds: int) -> Iterat
         for figures, ours, theirs in zip(results, values[0], values[1], strict=True):
             figures.rounds.append((ours, theirs))
     yield from results
+
+
+def _memory_idle(sites: Sequence[Site]) -> Figures:
+    """Look at the memory once both have started all of their processes, which may go on when one answers already."""
+    time.sleep(STARTED_SECONDS)
+    return _memory(MEMORY_IDLE, sites)
 
 
 def _memory(row: Row, sites: Sequence[Site]) -> Figures:
