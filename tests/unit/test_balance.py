@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import http.client
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from registry.balance import Balance
 from tests.conftest import MakeServer
+from tests.support.server import START_SECONDS
 
 
 def test_a_worker_is_ahead_of_one_that_has_fewer() -> None:
@@ -49,6 +52,10 @@ def test_the_counts_are_shared_with_processes_forked_later() -> None:
 def test_clients_are_spread_over_the_workers(make_server: MakeServer) -> None:
     server = make_server(workers=2)
     pids = server.worker_pids()
+    deadline = time.monotonic() + START_SECONDS
+    while not all(map(_accepts, pids)):
+        assert time.monotonic() < deadline, "a worker does not begin to accept"
+        time.sleep(0.01)
     before = {pid: _sockets(pid) for pid in pids}
     clients = [http.client.HTTPConnection(server.host) for _ in range(12)]
     for client in clients:
@@ -58,6 +65,16 @@ def test_clients_are_spread_over_the_workers(make_server: MakeServer) -> None:
     for client in clients:
         client.close()
     assert min(shares) >= len(clients) // 4, shares
+
+
+def _accepts(pid: int) -> bool:
+    """Tell whether a worker waits for connections: one that answers says nothing of the others."""
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # it was closed meanwhile
+            if os.readlink(path) == "anon_inode:[eventpoll]":
+                awaited = Path(f"/proc/{pid}/fdinfo/{path.name}").read_text().count("tfd:")
+                return awaited > 1  # the listener, beside what wakes it up
+    return False
 
 
 def _sockets(pid: int) -> int:
