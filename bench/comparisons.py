@@ -61,7 +61,7 @@ def comparisons(scale: Scale, *, self_check: bool) -> tuple[Comparison, ...]:
         Comparison(((BehindNginx, "pierhead, nginx"), docker), behind_nginx(scale)),
         Comparison(((Pierhead, "pierhead"), (BareNginx, "nginx alone")), of_a_file(scale, "file-")),
         Comparison(((BehindNginx, "pierhead, nginx"), (BareNginx, "nginx alone")), of_a_file(scale, "nginx-file-")),
-        Comparison(((Pierhead, "pierhead"), (FilesAlone, "files alone")), of_files(scale, "disk-")),
+        Comparison(((Pierhead, "pierhead"), (FilesAlone, "files alone")), of_files(scale)),
         Comparison((guarded, (Pierhead, "pierhead, open")), login_costs()),
         Comparison((guarded, (GuardedDockerRegistry, "docker-registry, users")), logins()),
     )

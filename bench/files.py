@@ -6,14 +6,16 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.client import Answer, Connection, WrongAnswer
+from bench.client import Answer, Connection
 from bench.registries import Registry
+from storage.durable import Durable, write_all
 
-_PUSH = re.compile(r"/v2/(.+)/(blobs/uploads/|manifests/[^/]+)(?:\?digest=sha256:([0-9a-f]{64}))?")
+_REQUEST = re.compile(
+    rb"(HEAD|POST|PUT) (/v2/(.+)/(?:blobs|manifests)/(?:uploads/)?[^/?]*)(?:\?digest=sha256:([0-9a-f]{64}))? HTTP"
+)
 _MARKER = b'{"imageLayoutVersion":"1.0.0"}'
 _ENTRY = 350  # bytes of a tag in index.json
 
@@ -37,7 +39,7 @@ class FilesAlone(Registry):
 
     def connect(self) -> Connection:
         """Give what writes files where others send requests."""
-        return _Writer(self.host, self.port, root=str(self.directory / "data"))
+        return _Writer(self.host, self.port, root=str(self.directory.absolute() / "data"))
 
     def _answers(self) -> bool:
         return True
@@ -52,76 +54,55 @@ class _Writer(Connection):
     def __init__(self, host: str, port: int, *, root: str) -> None:
         super().__init__(host, port)
         self._root = root
+        self._durable = Durable(root)
         self._blobs: dict[str, str] = {}
         self._tags: dict[str, int] = {}
+        self._answer = Answer(0, b"", b"", 0)
 
     def __enter__(self) -> Connection:
         """Open nothing."""
         return self
 
-    def ask(
-        self,
-        method: str,
-        path: str,
-        expected: int,
-        *,
-        headers: Mapping[str, str] | None = None,
-        body: bytes | memoryview = b"",
-    ) -> Answer:
-        """Write what a PUT brings; find nothing by HEAD, and let a POST begin nothing. WrongAnswer for others."""
-        del headers
-        push = _PUSH.fullmatch(path)
-        if method == "PUT" and push:
-            repository = f"{self._root}/{push[1]}"
-            if push[3]:
-                self._put_blob(repository, push[3], body)
-            else:
-                self._put_blob(repository, hashlib.sha256(body).hexdigest(), body)
-                self._add_tag(repository)
-        elif method not in ("HEAD", "POST"):
-            raise WrongAnswer(f"{method} {path}: nothing but pushes of small blobs and manifests can be written")
-        return Answer(expected, f"HTTP/1.1 {expected}\r\nLocation: {path}\r\n".encode(), b"", 0)
+    def send(self, head: bytes, body: bytes | memoryview = b"") -> None:
+        """Carry a request out: find nothing by HEAD, let a POST begin nothing, write what a PUT brings; else 404."""
+        status, location = 404, b""
+        if request := _REQUEST.match(head):
+            method, location, name, digest = request.groups()
+            status = {b"HEAD": 404, b"POST": 202, b"PUT": 201}[method]
+            if method == b"PUT":
+                self._put(f"{self._root}/{name.decode()}", digest.decode() if digest else None, body)
+        self._answer = Answer(status, b"HTTP/1.1 %d\r\nLocation: %s\r\n" % (status, location), b"", 0)
 
-    def _put_blob(self, repository: str, encoded: str, data: bytes | memoryview) -> None:
-        """Write a blob, or link one that was written before, and sync its name."""
+    def receive(self, *, headless: bool = False, discard: bool = False) -> Answer:
+        """Give the answer to what was sent."""
+        return self._answer
+
+    def _put(self, repository: str, encoded: str | None, data: bytes | memoryview) -> None:
+        """Write a blob; without a digest a manifest, under one more tag."""
         directory = f"{repository}/blobs/sha256"
-        _make_directory(directory)
-        if encoded in self._blobs:
-            os.link(self._blobs[encoded], f"{directory}/{encoded}")
+        self._durable.make_directory(directory)
+        self._put_blob(repository, f"{directory}/{encoded or hashlib.sha256(data).hexdigest()}", data)
+        self._durable.sync_directory(directory)
+        if encoded is None:
+            if repository not in self._tags:
+                self._replace(repository, f"{repository}/oci-layout", _MARKER)
+            self._tags[repository] = self._tags.get(repository, 0) + 1
+            self._replace(repository, f"{repository}/index.json", bytes(_ENTRY * self._tags[repository]))
+            self._durable.sync_directory(repository)
+
+    def _put_blob(self, repository: str, path: str, data: bytes | memoryview) -> None:
+        """Write a blob, or link one that was written before."""
+        known = self._blobs.setdefault(os.path.basename(path), path)
+        if known == path:
+            self._replace(repository, path, data)
         else:
-            self._blobs[encoded] = _replace(repository, f"{directory}/{encoded}", data)
-        _sync_directory(directory)
+            self._durable.link(known, path)
 
-    def _add_tag(self, repository: str) -> None:
-        """Replace the index by one that has a tag more."""
-        if repository not in self._tags:
-            _replace(repository, f"{repository}/oci-layout", _MARKER)
-        self._tags[repository] = self._tags.get(repository, 0) + 1
-        _replace(repository, f"{repository}/index.json", bytes(_ENTRY * self._tags[repository]))
-        _sync_directory(repository)
-
-
-def _replace(repository: str, path: str, data: bytes | memoryview) -> str:
-    """Write a file beside its name and sync it before it has that; give the name."""
-    temporary = f"{repository}/.tmp-{secrets.token_hex(8)}"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-    os.write(descriptor, data)
-    os.fsync(descriptor)
-    os.close(descriptor)
-    os.rename(temporary, path)
-    return path
-
-
-def _make_directory(path: str) -> None:
-    """Make a directory that is not there, those above it likewise, and sync their names."""
-    if not os.path.isdir(path):
-        parent = os.path.dirname(path)
-        _make_directory(parent)
-        os.makedirs(path, exist_ok=True)
-        _sync_directory(parent)
-
-
-def _sync_directory(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+    def _replace(self, repository: str, path: str, data: bytes | memoryview) -> None:
+        """Write a file beside its name, and sync it before it has that."""
+        temporary = f"{repository}/.tmp-{secrets.token_hex(8)}"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        write_all(descriptor, data)
+        self._durable.sync_file(descriptor)
+        os.close(descriptor)
+        self._durable.rename(temporary, path)

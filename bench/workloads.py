@@ -358,9 +358,9 @@ def of_a_file(scale: Scale, prefix: str) -> tuple[Workload, ...]:
     return _with_goals(scale, prefix, _OF_A_FILE)
 
 
-def of_files(scale: Scale, prefix: str) -> tuple[Workload, ...]:
+def of_files(scale: Scale) -> tuple[Workload, ...]:
     """List what is compared of a registry and those who write its files without one."""
-    return _with_goals(scale, prefix, _OF_FILES)
+    return _with_goals(scale, "disk-", _OF_FILES)
 
 
 def _with_goals(scale: Scale, prefix: str, goals: Mapping[str, float | None]) -> tuple[Workload, ...]:

@@ -39,8 +39,8 @@ from registry.tls_stream import HandshakeFailed
 
 # How long a thread waits for a connection's next request: most clients ask again at once.
 _NEXT_REQUEST_SECONDS = 0.005
-# How long a stopping worker leaves idle connections open, for a request that is on its way already.
-_STOP_SECONDS = 1.0
+# How long a stopping worker leaves idle connections open, for a request that is on its way already. nginx counts on it.
+STOP_SECONDS = 1.0
 _STOP_POLL_SECONDS = 0.1
 _SWEEP_SECONDS = 0.25
 _NOTICE_SECONDS = 1.0
@@ -292,7 +292,7 @@ class Worker(ThreadWorker):
         now = time.monotonic()
         conn.deadline = now + (self.keepalive if conn.idle else self.stall_timeout)
         if conn.idle and not self.alive:
-            conn.deadline = now + _STOP_SECONDS
+            conn.deadline = now + STOP_SECONDS
 
     def _stop_waiting(self, conn: Connection) -> None:
         self.waiting.discard(conn)
@@ -323,7 +323,7 @@ class Worker(ThreadWorker):
             listener.close()
         for conn in self.waiting:
             if conn.idle:
-                conn.deadline = min(deadline, time.monotonic() + _STOP_SECONDS)
+                conn.deadline = min(deadline, time.monotonic() + STOP_SECONDS)
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """Wait for events, briefly when stopping: what ends then is noticed by looking."""

@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from registry.commands.common import load_config, refuse
 from registry.config import Config
+from registry.worker import STOP_SECONDS
 from storage.names import NAME_PATTERN
 
 _TLS = ("443 ssl http2", "[::]:443 ssl http2")
@@ -22,8 +23,6 @@ _CLEAR = ("80", "[::]:80")
 #: What nginx reads within quotes as more than itself.
 _SPECIAL = re.compile(r'["\\$]')
 _UPSTREAM = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}")
-#: How long the registry has to keep an idle connection for nginx to be the first to give it up, by far.
-_KEEPS = 1.0
 _WORD = re.compile(r"[A-Za-z0-9._*~^:\[\]/-]+(?: [A-Za-z0-9_=.:-]+)*")
 
 
@@ -80,7 +79,8 @@ def nginx_config(  # noqa: PLR0913
             default_root=roots[""],
             # The longest prefix decides.
             substores=sorted(((re.escape(p), root) for p, root in roots.items() if p), key=lambda item: -len(item[0])),
-            keeps_writes=config.server.keepalive >= _KEEPS,
+            # So nginx, by the template, is the first to give up an idle connection, by far.
+            keeps_writes=config.server.keepalive >= STOP_SECONDS,
             cache=cache,
             listens=listens or (_TLS if certificate else _CLEAR),
             server_name=name,
