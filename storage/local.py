@@ -543,6 +543,7 @@ class LocalBackend:
         if trusted and late and self._take_from_pool(digest, target, size):
             return False
         self._durable.rename(path, target)
+        _unlink(path)  # it is there still if another request has just taken it from the pool: to rename did nothing
         if trusted:
             self._count("blobs_stored", 1)
             self._count("bytes_stored", size)

@@ -129,6 +129,9 @@ class Uploads:
             status = os.fstat(descriptor)
             if not _is_named(status, path):  # finished or cancelled between open and lock
                 raise _unknown(session)
+            if status.st_nlink > 1:  # a blob by now: whoever made it one was cut off before this name was gone
+                os.unlink(path)
+                raise _unknown(session)
             yield Session(path, descriptor, status.st_size)
         finally:
             os.close(descriptor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from storage.digest import Digest
 from storage.durable import Durable
-from storage.errors import BlobUnknown
+from storage.errors import BlobUnknown, UploadUnknown
 from storage.layout import Layout
 from storage.local import LocalBackend
 from storage.pool import CANNOT_LINK, Pool
@@ -190,6 +191,48 @@ def test_many_who_push_one_blob_at_once_leave_one_file(layout: Layout) -> None:
     (digest,) = digests
     files = {os.stat(layout.blob(name, digest)).st_ino for name in names} | {os.stat(layout.pooled(digest)).st_ino}
     assert len(files) == 1
+
+
+@pytest.mark.parametrize("way", ["push", "mount", "put"])
+def test_who_is_overtaken_while_he_offers_his_file_leaves_no_other_name_of_it(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Two names of one file by then, so that to rename the one onto the other does nothing (POSIX, rename)."""
+    one, other = LocalBackend(layout.root), LocalBackend(layout.root)
+    offer = Pool.offer
+
+    def overtaken(self: Pool, path: str, digest: Digest) -> bool:
+        late = offer(self, path, digest)
+        monkeypatch.setattr(Pool, "offer", offer)
+        if way == "mount":
+            assert other.find_blob("r", digest)
+        else:
+            push(other, "r", DATA)
+        return late
+
+    monkeypatch.setattr(Pool, "offer", overtaken)
+    if way == "put":
+        one.put_blob("r", DIGEST, DATA)
+    else:
+        session = one.begin_upload("r", "sha256")
+        one.commit_upload("r", session, DIGEST, io.BytesIO(DATA))
+        with pytest.raises(UploadUnknown):
+            one.append_upload("r", session, io.BytesIO(b"more"))
+    assert content(one, "r", DIGEST) == DATA
+    assert os.stat(layout.blob("r", DIGEST)).st_nlink == 2, "in its place and in the pool"
+
+
+def test_a_session_that_is_a_blob_by_now_is_not_written_to(layout: Layout) -> None:
+    """A crash, or a power loss that brings an old name back, can leave it so."""
+    backend = LocalBackend(layout.root)
+    digest, session = push(backend, "r", DATA), backend.begin_upload("r", "sha256")
+    Path(layout.upload("r", session)).unlink()
+    os.link(layout.blob("r", digest), layout.upload("r", session))
+    with pytest.raises(UploadUnknown):
+        backend.append_upload("r", session, io.BytesIO(b"more"))
+    with pytest.raises(UploadUnknown):
+        backend.upload_size("r", session)
+    assert content(backend, "r", digest) == DATA
 
 
 def test_a_mount_from_a_damaged_repository_harms_no_other(layout: Layout) -> None:
