@@ -113,14 +113,18 @@ class Scrubber:
             result.blobs += 1
             try:
                 there[digest] = self._backend.blob_size(repository, digest)
-                if self._backend.identity(repository, digest)[0] in self._bad:  # that has been told
+                identity, shared = self._backend.identity(repository, digest)
+                if identity in self._bad:  # that has been told
                     continue
-                problem = self._check(repository, digest, result)
+                problem = None if identity in self._good else self._check(repository, digest, result)
             except BlobUnknown:  # it was deleted meanwhile
                 continue
             if problem:
-                yield self._treat(repository, digest, problem)
-            elif digest in lost and not self.dry_run:  # somebody has put a good one there
+                yield from self._treat(digest, identity, problem)
+                continue
+            if shared:
+                self._good.add(identity)
+            if digest in lost and not self.dry_run:  # somebody has put a good one there
                 self._backend.heal(repository, digest)
         yield from self._unmet(repository, needs, there)
 
@@ -151,16 +155,8 @@ class Scrubber:
     # contents
 
     def _check(self, repository: str, digest: Digest, result: Result) -> str | None:
-        """Read a blob, unless this run has read another link of it; return what is wrong with it."""
-        identity, shared = self._backend.identity(repository, digest)
-        if identity in self._good:
-            return None
-        problem = self._read(repository, digest, result)
-        if problem:
-            problem = self._read(repository, digest, result)  # what comes and goes is no damage of the content
-        elif shared:
-            self._good.add(identity)
-        return problem
+        """Read a blob; return what is wrong with it, twice: what comes and goes is no damage of the content."""
+        return self._read(repository, digest, result) and self._read(repository, digest, result)
 
     def _read(self, repository: str, digest: Digest, result: Result) -> str | None:
         hasher = new_hasher(digest.algorithm)
@@ -179,21 +175,26 @@ class Scrubber:
         actual = Digest(f"{digest.algorithm}:{hasher.hexdigest()}")
         return None if actual == digest else f"damaged: its content is {actual}"
 
-    def _treat(self, repository: str, digest: Digest, problem: str) -> Finding:
-        """Put a damaged blob into quarantine wherever it is, and heal it from where it is good, if it is anywhere."""
-        self._told.add(digest)
-        identity, _ = self._backend.identity(repository, digest)
-        self._bad.add(identity)
+    def _treat(self, digest: Digest, identity: Identity, problem: str) -> Iterator[Finding]:
+        """Put a damaged blob into quarantine wherever it is, and heal it from where it is good, if it is anywhere.
+
+        It has the identity that was there before it was read: what a push has put in its place since is another one.
+        """
         copies = dict(self._copies(digest))
         damaged = [name for name, copy in copies.items() if copy == identity]
+        if not damaged:
+            return
+        self._told.add(digest)
+        self._bad.add(identity)
         images = {name: self._images(name, digest) for name in damaged}
         kind, _, detail = problem.partition(": ")
         if self.dry_run:
-            return Finding(kind, digest, detail, images)
+            yield Finding(kind, digest, detail, images)
+            return
         moved = [name for name in damaged if self._quarantine(name, digest, identity)]
         good = next((name for name, copy in copies.items() if copy != identity and self._is_good(name, digest)), None)
         healed = self._backend.heal(good, digest) if good else []
-        return Finding(kind, digest, detail, images, quarantined=bool(moved), healed=tuple(healed))
+        yield Finding(kind, digest, detail, images, quarantined=bool(moved), healed=tuple(healed))
 
     def _quarantine(self, repository: str, digest: Digest, identity: Identity) -> bool:
         with self._backend.lock(repository):

@@ -184,6 +184,29 @@ def test_a_push_in_between_is_not_taken_for_the_damaged_one(disk: Disk) -> None:
     assert disk.quarantine() == set()
 
 
+def test_a_push_while_the_damaged_one_is_read_is_not_taken_for_it(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, layer = disk.share(NAME)
+    path = disk.blob(layer)
+    good = path.read_bytes()
+    disk.damage(layer)
+    opened, reads = LocalBackend.open_blob, list[str]()
+
+    def open_and_replace(self: LocalBackend, repository: str, digest: Digest, *part: Any) -> Any:
+        stream = opened(self, repository, digest, *part)
+        reads.extend([digest] if digest == layer else [])
+        if reads == [layer, layer]:
+            path.with_name("new").write_bytes(good)
+            path.with_name("new").rename(path)
+        return stream
+
+    monkeypatch.setattr(LocalBackend, "open_blob", open_and_replace)
+    disk.scrub()
+    assert disk.whole(NAME)
+    assert disk.quarantine() == set()
+
+
 def test_repositories_that_are_gone_are_not_made_again(disk: Disk) -> None:
     _, layer = disk.share(NAME, OTHER)
     disk.damage(layer)
