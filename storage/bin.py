@@ -41,14 +41,19 @@ class Bin:
             target = self._layout.binned(repository, batch, digest)
             self._durable.make_directory(os.path.dirname(target))
             with suppress(FileNotFoundError):
-                source = self._layout.blob(repository, digest)
-                self._durable.rename(source, target)
-                status = os.stat(target)
-                moved.append(Binned(digest, batch, since, status.st_size))
-                # To rename one link of a file onto another does nothing: the bin had it already.
-                if os.path.samestat(os.stat(source), status):
-                    os.unlink(source)
+                self._move(self._layout.blob(repository, digest), target)
+                moved.append(Binned(digest, batch, since, os.stat(target).st_size))
         return moved
+
+    def _move(self, source: str, target: str) -> None:
+        """Rename a file, or drop the link of it that the bin has already: to rename one onto another does nothing.
+
+        Which it is has to be known before: after a rename, two links would be those of who has just taken it back.
+        """
+        if os.path.exists(target) and os.path.samefile(source, target):
+            os.unlink(source)
+        else:
+            self._durable.rename(source, target)
 
     def take_back(self, repository: str, digest: Digest) -> bool:
         """Give a blob its place again if it is in the bin; tell whether it was."""

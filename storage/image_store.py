@@ -372,7 +372,7 @@ class ImageStore:
             if new is not old:
                 if new.removed and self._undo:
                     self._backend.note_removed(repository, make_note(new.removed))
-                    new.removed = ()
+                new.removed = ()
                 new.version = self._backend.swap_index(repository, new.index.data, old.version)
                 self._remember(repository, new)
             elif old.version is not None:

@@ -14,6 +14,7 @@ import pytest
 
 from storage import undo
 from storage.digest import Digest
+from storage.durable import Durable
 from storage.errors import BlobUnknown, ManifestUnknown
 from storage.gc import Collector, Event, Result, explain
 from storage.image_store import ImageStore
@@ -396,6 +397,41 @@ class TestRestore:
         place.image("one", "1")
         place.store.delete_manifest(NAME, "1")
         assert not place.files("*/.bin")
+
+    def test_nothing_is_remembered_where_nothing_can_be_undone(self, tmp_path: Path) -> None:
+        """A worker would keep each entry that a tag ever had."""
+        place = Place(tmp_path)
+        place.store = ImageStore(LocalBackend(str(tmp_path)))
+        images = [place.image(text) for text in ("one", "two")]
+        for number in range(100):
+            place.push(images[number % 2], "latest")
+        assert place.store._snapshot(NAME).removed == ()
+
+
+def test_a_blob_that_is_taken_back_at_once_is_there(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks for it takes no lock, and may come as soon as it has left its place."""
+    digest = place.push_blob(b"x")
+    place.later(HOUR + 2)
+    rename = Durable.rename
+
+    def asked_for(self: Durable, source: str, target: str) -> None:
+        rename(self, source, target)
+        monkeypatch.setattr(Durable, "rename", rename)
+        stat = os.stat
+
+        def late(path: str, **options: Any) -> os.stat_result:
+            status = stat(path, **options)
+            if path == target:
+                monkeypatch.setattr(os, "stat", stat)
+                assert place.has(b"x")
+            return status
+
+        monkeypatch.setattr(os, "stat", late)
+
+    monkeypatch.setattr(Durable, "rename", asked_for)
+    place.collect()
+    assert digest.encoded in place.files()
+    assert place.has(b"x")
 
 
 class TestABlobThatWasPushedAgain:
