@@ -125,7 +125,7 @@ class ImageStore:
         Raises ManifestUnknown, and DigestInvalid for what looks like a digest and is none.
         """
         snapshot = None if self._keeper else self._recall(repository)
-        if snapshot is None:
+        if snapshot is None or (":" in reference and not snapshot.can_resolve_now(reference)):
             return None
         entry = self._find(repository, snapshot, reference)
         data = self._bodies.get((repository, entry["digest"]))

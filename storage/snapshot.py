@@ -48,6 +48,10 @@ class Snapshot:
         """Describe a manifest that the index, or an index reachable from it, lists; None where neither does."""
         return self.index.by_digest.get(digest) or self.children.get(digest)
 
+    def can_resolve_now(self, digest: str) -> bool:
+        """Tell whether to resolve a digest takes no look at manifests, which can take long."""
+        return digest in self.index.by_digest or "_listings" in vars(self)
+
     @cached_property
     def children(self) -> dict[str, Entry]:
         """The manifests that the reachable indexes list, by digest."""

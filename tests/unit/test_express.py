@@ -215,6 +215,15 @@ def test_inline_nothing_is_read_that_is_not_in_memory(place: Place, tmp_path: Pa
     assert fresh.ask(fresh.way, "GET", f"/v2/{NAME}/manifests/1", inline=True)[0] == "not inline"
 
 
+def test_inline_no_index_is_read_for_what_it_may_list(place: Place, tmp_path: Path) -> None:
+    """A digest without an entry can be a child: to know that takes all indexes, which a thread has to read first."""
+    fresh, missing = Place(tmp_path), f"/v2/{NAME}/manifests/{digest_of(b'missing')}"
+    fresh.ask(fresh.way, "GET", f"/v2/{NAME}/manifests/1")
+    assert fresh.ask(fresh.way, "HEAD", missing, inline=True)[0] == "not inline"
+    assert fresh.ask(fresh.way, "HEAD", missing)[0] == "404 NOT FOUND"
+    assert fresh.ask(fresh.way, "HEAD", missing, inline=True)[0] == "404 NOT FOUND"
+
+
 def test_what_is_missing_is_told_by_express(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = digest_of(b"missing")
     place.ask(place.way, "GET", f"/v2/{NAME}/manifests/1")
