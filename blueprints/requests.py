@@ -21,18 +21,21 @@ if TYPE_CHECKING:
 _CHUNK = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/(?:[0-9]+|\*))?")
 _RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{1,18})?|-([0-9]{1,18}))", re.IGNORECASE)
 _NUMBER = re.compile(r"[0-9]{1,18}")
+_LONGEST = 2**63 - 1  #: bytes that a file can have
 
 
 class Body:
     """The body of a request, read as it arrives; one that ends before its Content-Length raises RequestRefused."""
 
     def __init__(self, environ: WSGIEnvironment) -> None:
-        """Look at the request's headers; read nothing yet."""
+        """Look at the request's headers; read nothing yet. RequestRefused for a length that no file can have."""
         self._input = environ["wsgi.input"]
         encoding = environ.get("HTTP_TRANSFER_ENCODING")
         self._left = get_content_length(environ.get("CONTENT_LENGTH"), encoding)
         if self._left is None and encoding is None:
             self._left = 0
+        if (self._left or 0) > _LONGEST:
+            raise RequestRefused("SIZE_INVALID", 413, "nothing is that long", contentLength=str(self._left))
 
     @property
     def left(self) -> int | None:

@@ -11,6 +11,7 @@ import pytest
 import requests
 
 from tests.conftest import MakeServer
+from tests.support import wire
 from tests.support.oci import (
     OCI_CONFIG,
     Json,
@@ -64,6 +65,21 @@ def test_a_declared_length_is_refused_at_post_and_put_and_patch(limited: Server)
     expect_error(remote.get(location), 404, "BLOB_UPLOAD_UNKNOWN")
     assert files(limited.root) == []
     remote.push_blob(data[:LIMIT])
+
+
+@pytest.mark.parametrize("name", ["team/app", "free/app"])
+@pytest.mark.parametrize("length", [2**63, 2**64, 10**30])
+def test_a_length_that_nothing_has_is_refused(limited: Server, name: str, length: int) -> None:
+    """With a quota and without one."""
+    remote = Remote(limited.url, name)
+    location, digest = remote.start_upload().removeprefix(limited.url), digest_of(b"")
+    targets = {"PATCH": location, "PUT": f"{location}?digest={digest}"}
+    for method, target in (targets | {"POST": f"/v2/{name}/blobs/uploads/?digest={digest}"}).items():
+        with wire.connect(limited.host) as connection:
+            connection.sendall(wire.head(method, target, f"Content-Length: {length}"))
+            answer = wire.receive(connection, method)
+        assert answer is not None
+        expect_error(answer, 413, "SIZE_INVALID")
 
 
 def test_a_stream_is_refused_when_it_passes_the_limit(limited: Server) -> None:
