@@ -184,9 +184,7 @@ def test_a_push_in_between_is_not_taken_for_the_damaged_one(disk: Disk) -> None:
     assert disk.quarantine() == set()
 
 
-def test_a_push_while_the_damaged_one_is_read_is_not_taken_for_it(
-    disk: Disk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_push_while_the_damaged_one_is_read_is_not_taken_for_it(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     _, layer = disk.share(NAME)
     path = disk.blob(layer)
     good = path.read_bytes()
