@@ -67,6 +67,7 @@ def test_a_declared_length_is_refused_at_post_and_put_and_patch(limited: Server)
     remote.push_blob(data[:LIMIT])
 
 
+@pytest.mark.direct("nginx refuses such a length itself, with 400")
 @pytest.mark.parametrize("name", ["team/app", "free/app"])
 @pytest.mark.parametrize("length", [2**63, 2**64, 10**30])
 def test_a_length_that_nothing_has_is_refused(limited: Server, name: str, length: int) -> None:
