@@ -15,6 +15,7 @@ from storage import locks
 from storage.backend import Binned, Identity, Redirect, Source, Stream, Version
 from storage.bin import Bin
 from storage.cache import Cache
+from storage.content import Content, is_same, of_bytes, of_file
 from storage.digest import ALGORITHMS, Digest, is_digest, new_hasher
 from storage.durable import Durable, write_all
 from storage.errors import BlobUnknown, DigestMismatch, IndexChanged, RepositoryUnknown
@@ -222,13 +223,13 @@ class LocalBackend:
         """Write a small blob beside the others, then give it its name."""
         target = self._layout.blob(repository, digest)
         self._durable.make_directory(os.path.dirname(target))
-        trusted = not self._quarantine.repositories(digest)
-        if trusted and self._has(target, len(data)):
-            return
-        with self._temporary(repository) as (temporary, descriptor):
-            write_all(descriptor, data)
-            if not self._place(repository, digest, temporary, descriptor, len(data), trusted=trusted):
-                _unlink(temporary)
+        there = self._compare(repository, digest, of_bytes(data))
+        if not there:
+            with self._temporary(repository) as (temporary, descriptor):
+                write_all(descriptor, data)
+                if not self._place(repository, digest, temporary, descriptor, replaces=there is not None):
+                    _unlink(temporary)
+        self.heal(repository, digest)
 
     def link_blob(self, source: str, target: str, digest: Digest) -> None:
         """Give another repository the same inode, or a copy of it where links are impossible or not wanted."""
@@ -270,12 +271,14 @@ class LocalBackend:
         after = os.fstat(descriptor)
         if actual != digest or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise DigestMismatch("the content is not what the digest says", digest=digest, actual=actual)
-        if self._has(target, after.st_size) or self._take_from_pool(digest, target, after.st_size):
-            return True
-        linked = self._link_open(digest, target, descriptor, after.st_size)
-        if linked:
+        there = self._compare(repository, digest, of_file(descriptor))
+        if there is False:
+            return False
+        done = there or self._take_from_pool(digest, target, descriptor)
+        done = done or self._link_open(digest, target, descriptor, after.st_size)
+        if done:
             self.heal(repository, digest)
-        return linked
+        return done
 
     def _link_open(self, digest: Digest, target: str, descriptor: int, size: int) -> bool:
         self._durable.sync_file(descriptor)
@@ -501,8 +504,9 @@ class LocalBackend:
             moved = False
             if actual == digest:
                 self._durable.make_directory(os.path.dirname(self._layout.blob(repository, digest)))
-                moved = self._adopt(repository, digest, upload.path, upload.descriptor, upload.size)
+                moved = self._adopt(repository, digest, upload.path, upload.descriptor)
                 self._durable.sync_directory(os.path.dirname(self._layout.blob(repository, digest)))
+                self.heal(repository, digest)
             if not moved:
                 _unlink(upload.path)
         self._uploads.forget(repository, session)
@@ -515,40 +519,37 @@ class LocalBackend:
 
     # how a file becomes a blob
 
-    def _adopt(self, repository: str, digest: Digest, path: str, descriptor: int, size: int) -> bool:
+    def _adopt(self, repository: str, digest: Digest, path: str, descriptor: int) -> bool:
         """Make a complete file the repository's blob, or leave it in favour of an equal one that is there already.
 
         Tell whether it has lost its path to that.
-        Where a copy of the blob is in quarantine, what is there is not trusted: this one takes its place.
         """
-        trusted = not self._quarantine.repositories(digest)
-        if trusted and self._has(self._layout.blob(repository, digest), size):
-            return False
-        return self._place(repository, digest, path, descriptor, size, trusted=trusted)
+        there = self._compare(repository, digest, of_file(descriptor))
+        return not there and self._place(repository, digest, path, descriptor, replaces=there is not None)
 
-    def _place(  # noqa: PLR0913 - what a file is, and what it becomes
-        self, repository: str, digest: Digest, path: str, descriptor: int, size: int, *, trusted: bool
-    ) -> bool:
-        """Make a complete file a blob that the repository lacks, or that is not to be `trusted` if it has it.
+    def _place(self, repository: str, digest: Digest, path: str, descriptor: int, *, replaces: bool) -> bool:
+        """Make a complete file a blob that the repository lacks, or that it `replaces` since that is damaged.
 
         Tell whether it has lost its path to that, or was left in favour of the pool's.
         """
         target = self._layout.blob(repository, digest)
-        if trusted and self._take_from_pool(digest, target, size):
+        if replaces:
+            shared = self._layout.temporary(repository)
+            if self._take_from_pool(digest, shared, descriptor):
+                self._durable.rename(shared, target)
+                _unlink(shared)
+                return False
+        elif self._take_from_pool(digest, target, descriptor):
             return False
         self._sync_or_drop(path, descriptor)
-        if not trusted:
-            self._pool.drop(digest)
         late = self._dedupe and self._pool.offer(path, digest)
-        if trusted and late and self._take_from_pool(digest, target, size):
+        if late and not replaces and self._take_from_pool(digest, target, descriptor):
             return False
         self._durable.rename(path, target)
         _unlink(path)  # it is there still if another request has just taken it from the pool: to rename did nothing
-        if trusted:
+        if not replaces:
             self._count("blobs_stored", 1)
-            self._count("bytes_stored", size)
-        else:
-            self.heal(repository, digest)
+            self._count("bytes_stored", os.fstat(descriptor).st_size)
         return True
 
     def _sync_or_drop(self, path: str, descriptor: int) -> None:
@@ -559,29 +560,30 @@ class LocalBackend:
             _unlink(path)
             raise
 
-    def _has(self, path: str, size: int) -> bool:
-        """Tell whether the blob is there, and sync it, whoever wrote it; one of the wrong size gives way."""
+    def _compare(self, repository: str, digest: Digest, content: Content) -> bool | None:
+        """Tell whether the blob that is there has its content, and sync it then, whoever wrote it; None if none is."""
         try:
-            with io.FileIO(path) as file:
-                whole = os.fstat(file.fileno()).st_size == size
-                if whole:
+            with io.FileIO(self._layout.blob(repository, digest)) as file:
+                same = is_same(file.fileno(), content)
+                if same:
                     self._durable.sync_file(file.fileno())
         except FileNotFoundError:
-            return False
-        if not whole:
-            _unlink(path)
-        return whole
+            return None
+        if not same:
+            log.error("blob %s of repository %s was damaged; it was pushed anew", digest, repository)
+        return same
 
-    def _take_from_pool(self, digest: Digest, target: str, size: int) -> bool:
+    def _take_from_pool(self, digest: Digest, target: str, descriptor: int) -> bool:
+        """Link the pool's copy into a repository, if it is what the open file is; tell whether it is there now."""
         if not self._dedupe:
             return False
         try:
-            taken = self._pool.take(digest, target, size)
+            taken = self._pool.take(digest, target, of_file(descriptor))
         except FileExistsError:  # another request has just put it there
             return True
         if taken:
             self._count("blobs_deduplicated", 1)
-            self._count("bytes_deduplicated", size)
+            self._count("bytes_deduplicated", os.fstat(descriptor).st_size)
         return taken
 
     def _share(self, source: str, repository: str, digest: Digest) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 from collections.abc import Iterator
 from contextlib import suppress
 
 from storage.backend import Identity
+from storage.content import Content, is_same
 from storage.digest import ALGORITHMS, Digest, is_digest
 from storage.durable import Durable
 from storage.layout import Layout
@@ -35,15 +37,15 @@ class Pool:
         except FileNotFoundError:
             return None
 
-    def take(self, digest: Digest, target: str, size: int | None = None) -> bool:
-        """Link the pool's copy to `target`, if there is one (of that size); tell whether it is there now.
+    def take(self, digest: Digest, target: str, content: Content | None = None) -> bool:
+        """Link the pool's copy to `target`, if there is one (of that content); tell whether it is there now.
 
-        A copy of another size, or one that has all the links it can have, goes, so that the next can take its place.
+        A damaged copy, or one that has all the links it can have, goes, so that the next can take its place.
         Raises FileExistsError where the target is taken.
         """
         source = self._layout.pooled(digest)
         try:
-            if size is not None and os.stat(source).st_size != size:
+            if content and not _has_content(source, content):
                 os.unlink(source)
                 return False
             self._durable.link(source, target)
@@ -81,14 +83,14 @@ class Pool:
         with suppress(FileNotFoundError):
             _drop_last_link(self._layout.pooled(digest))
 
-    def drop(self, digest: Digest, identity: Identity | None = None) -> None:
-        """Drop the pool's link, be it the last one or not; with an identity, only if it is one of that file.
+    def drop(self, digest: Digest, identity: Identity) -> None:
+        """Drop the pool's link, be it the last one or not, if it is one of the file with this identity.
 
         Durable on return: what is damaged must not come back.
         """
         path = self._layout.pooled(digest)
         with suppress(FileNotFoundError):
-            if identity in (None, identity_of(os.stat(path))):
+            if identity_of(os.stat(path)) == identity:
                 os.unlink(path)
                 self._durable.sync_directory(os.path.dirname(path))
 
@@ -101,6 +103,11 @@ class Pool:
                         size = name.stat().st_size
                         if is_digest(digest := f"{algorithm}:{name.name}") and _drop_last_link(name.path):
                             yield Digest(digest), size
+
+
+def _has_content(path: str, content: Content) -> bool:
+    with io.FileIO(path) as file:
+        return is_same(file.fileno(), content)
 
 
 def _drop_last_link(path: str) -> bool:

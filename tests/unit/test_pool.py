@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from storage.content import of_bytes
 from storage.digest import Digest
 from storage.durable import Durable
 from storage.errors import BlobUnknown, UploadUnknown
@@ -30,6 +31,10 @@ def layout(tmp_path: Path) -> Layout:
 @pytest.fixture
 def backend(layout: Layout) -> LocalBackend:
     return LocalBackend(layout.root)
+
+
+def put(backend: LocalBackend, repository: str, data: bytes) -> None:
+    backend.put_blob(repository, Digest.of(data), data)
 
 
 def inodes(layout: Layout, *repositories: str) -> set[int]:
@@ -86,8 +91,11 @@ def test_dedupe_can_be_switched_on_and_off(layout: Layout) -> None:
     assert len(inodes(layout, "r1", "r3")) == 1
 
 
-@pytest.mark.parametrize("damage", [b"", b"short", DATA + b"long"])
-def test_a_pool_copy_of_the_wrong_size_gives_way(backend: LocalBackend, layout: Layout, damage: bytes) -> None:
+DAMAGE = [b"", b"short", DATA + b"long", DATA[:-1] + b"?"]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_pool_copy_gives_way(backend: LocalBackend, layout: Layout, damage: bytes) -> None:
     Path(layout.pooled(DIGEST)).parent.mkdir(parents=True)
     Path(layout.pooled(DIGEST)).write_bytes(damage)
     push(backend, "a", DATA)
@@ -96,11 +104,46 @@ def test_a_pool_copy_of_the_wrong_size_gives_way(backend: LocalBackend, layout: 
     assert inodes(layout, "a", "b") == {os.stat(layout.pooled(DIGEST)).st_ino}
 
 
-def test_a_push_heals_a_blob_of_the_wrong_size(backend: LocalBackend, layout: Layout) -> None:
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("dedupe", [True, False])
+def test_a_push_replaces_a_damaged_blob(
+    layout: Layout, damage: bytes, dedupe: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = LocalBackend(layout.root, dedupe=dedupe)
+    for store in (push, put):
+        for name in ("a", "b"):
+            push(backend, name, DATA)
+            Path(layout.blob(name, DIGEST)).write_bytes(damage)
+        store(backend, "a", DATA)
+        assert content(backend, "a", DIGEST) == DATA
+        assert f"blob {DIGEST} of repository a was damaged" in caplog.text
+        push(backend, "c", DATA)
+        assert content(backend, "c", DIGEST) == DATA
+        assert content(backend, "b", DIGEST) == damage  # until it is pushed there, too, or a scrub finds it
+        backend.delete_blob("c", DIGEST)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOMEM])
+def test_a_push_replaces_a_blob_that_the_disk_cannot_read(
+    backend: LocalBackend, layout: Layout, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     push(backend, "a", DATA)
-    Path(layout.blob("a", DIGEST)).write_bytes(DATA[:3])
+    before, read = os.stat(layout.blob("a", DIGEST)), os.pread
+
+    def pread(descriptor: int, size: int, offset: int) -> bytes:
+        if os.path.samestat(os.fstat(descriptor), before):
+            raise OSError(number, os.strerror(number))
+        return read(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", pread)
+    if number != errno.EIO:  # that says nothing of the blob
+        with pytest.raises(OSError, match=os.strerror(number)):
+            push(backend, "a", DATA)
+        assert inodes(layout, "a") == {before.st_ino}
+        return
     push(backend, "a", DATA)
     assert content(backend, "a", DIGEST) == DATA
+    assert before.st_ino not in inodes(layout, "a")
 
 
 @pytest.mark.parametrize("error", sorted(CANNOT_LINK))
@@ -168,8 +211,8 @@ def test_a_taken_target_is_said(layout: Layout) -> None:
     assert not pool.offer(str(mine), DIGEST)
     with pytest.raises(FileExistsError):
         pool.take(DIGEST, str(mine))
-    assert pool.take(DIGEST, f"{mine}2", size=len(DATA))
-    assert not pool.take(DIGEST, f"{mine}3", size=1)
+    assert pool.take(DIGEST, f"{mine}2", of_bytes(DATA))
+    assert not pool.take(DIGEST, f"{mine}3", of_bytes(DATA[::-1]))
     assert not pool.has(DIGEST)
 
 
