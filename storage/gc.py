@@ -20,7 +20,14 @@ from storage import undo
 from storage.backend import Backend, Binned, Version
 from storage.clock import timestamp
 from storage.digest import Digest, parse_digest
-from storage.errors import BlobUnknown, DigestInvalid, IndexChanged, ManifestInvalid, RepositoryUnknown, StorageError
+from storage.errors import (
+    BlobUnknown,
+    DigestInvalid,
+    IndexChanged,
+    ManifestInvalid,
+    RepositoryUnknown,
+    StorageError,
+)
 from storage.index import RepositoryIndex, tag_of
 from storage.manifests import MANIFESTS, MAX_SIZE, Descriptor, Manifest, parse_manifest
 
@@ -254,7 +261,7 @@ class Collector:
         return version, marked
 
     def _mark_from(self, repository: str, start: tuple[str, str, bool], marked: set[bytes], seen: set[bytes]) -> None:
-        """Mark what a manifest needs; one that is `needed` must be there."""
+        """Mark what a manifest needs; one that is `needed` must be there, and none may be in quarantine."""
         todo = [start]
         while todo:
             digest, media_type, needed = todo.pop()
@@ -263,12 +270,18 @@ class Collector:
             if visit in seen:
                 continue
             seen.add(visit)
-            manifest = _read(self._backend, repository, digest, media_type, needed=needed)
+            content = digest, media_type
+            manifest = _read(self._backend, repository, content, needed=needed, listed=digest != start[0])
+            if manifest is None and media_type in MANIFESTS and self._is_quarantined(repository, digest):
+                raise ManifestInvalid(f"manifest {digest} is in quarantine", digest=digest)
             for part in _parts(manifest):
                 marked.add(_key(part.digest))
                 if part.media_type in MANIFESTS:
                     # In a sparse index some children are not there.
                     todo.append((part.digest, part.media_type, needed and not self._sparse))
+
+    def _is_quarantined(self, repository: str, digest: str) -> bool:
+        return any((one, name) == (digest, repository) for one, name in self._backend.quarantined())
 
 
 def explain(backend: Backend, repository: str, digest: Digest) -> list[str]:
@@ -293,10 +306,11 @@ def _path(backend: Backend, repository: str, start: tuple[str, str], wanted: Dig
     before: dict[str, str | None] = {start[0]: None}
     todo = [start]
     while todo and wanted not in before:
-        digest, media_type = todo.pop()
-        for part in _parts(_read(backend, repository, digest, media_type, needed=False)):
+        content = todo.pop()
+        manifest = _read(backend, repository, content, needed=False, listed=content != start)
+        for part in _parts(manifest):
             if part.digest not in before:
-                before[part.digest] = digest
+                before[part.digest] = content[0]
                 todo.append((part.digest, part.media_type))
     steps = []
     step: str | None = wanted if wanted in before else None
@@ -319,8 +333,15 @@ def _roots(backend: Backend, repository: str) -> tuple[Version | None, list[tupl
     ]
 
 
-def _read(backend: Backend, repository: str, digest: str, media_type: str, *, needed: bool) -> Manifest | None:
-    """Return a manifest; None where it is missing and may be, or where this registry does not know its type."""
+def _read(
+    backend: Backend, repository: str, content: tuple[str, str], *, needed: bool, listed: bool
+) -> Manifest | None:
+    """Return a manifest; None where it is missing and may be, or where this registry does not know its type.
+
+    One that is only `listed` may be listed as what it is not. It counts as what it says itself then, and as nothing
+    but itself where that is no manifest either; else who can push could keep a repository from being collected.
+    """
+    digest, media_type = content
     if media_type not in MANIFESTS:
         return None
     try:
@@ -330,9 +351,16 @@ def _read(backend: Backend, repository: str, digest: str, media_type: str, *, ne
         if needed:
             raise
         return None
+    if listed and len(data) > MAX_SIZE:
+        return None
     if Digest.of(data, checked.algorithm) != checked:
         raise ManifestInvalid(f"manifest {digest} is damaged on disk", digest=digest)
-    return parse_manifest(data, media_type)
+    if not listed:
+        return parse_manifest(data, media_type)
+    for type_ in (media_type, None):
+        with suppress(ManifestInvalid):
+            return parse_manifest(data, type_)
+    return None
 
 
 def _parts(manifest: Manifest | None) -> tuple[Descriptor, ...]:

@@ -91,7 +91,7 @@ class ImageStore:
         self._immutable = immutable
         self._undo = undo
         self._delete_referrers = delete_referrers
-        self._sparse_indexes = sparse_indexes
+        self.sparse_indexes = sparse_indexes  #: whether what an index lists may be missing
         self._snapshots: Cache[str, Snapshot] = Cache(_INDEXES)
         self._manifests: Cache[tuple[str, str, str], Manifest] = Cache(_FACTS)
         self._bodies: Cache[tuple[str, str], bytes] = Cache(_BODIES)
@@ -332,7 +332,10 @@ class ImageStore:
         if version is None:
             raise RepositoryUnknown("no such repository", name=repository)
         known = self._snapshots.get(repository)
-        return known if known and known.version == version else self._load(repository, known)
+        if known is None or known.version != version:
+            return self._load(repository, known)
+        current = known.refreshed()
+        return known if current is known else self._remember(repository, current)
 
     def _load(self, repository: str, known: Snapshot | None) -> Snapshot:
         data, version = self._backend.read_index(repository)
@@ -440,7 +443,7 @@ class ImageStore:
         absent = [blob for blob in manifest.blobs if not self._has_blob(repository, blob.digest)]
         missing = [blob.digest for blob in absent if not blob.is_foreign]
         children = [child.digest for child in manifest.children if not self._has_child(repository, state, child)]
-        if not self._sparse_indexes:
+        if not self.sparse_indexes:
             missing += children
         if missing:
             raise ReferencesUnknown(list(dict.fromkeys(missing)))

@@ -156,10 +156,11 @@ class RepositoryIndex:
             entry for entry in self.entries if entry["digest"] not in digests and tag_of(entry) not in tags
         )
 
-    def touched(self, tags: Collection[str], entry: Entry) -> RepositoryIndex:
-        """Let tags be as lately pushed as an entry; all else in their entries stays."""
+    def touched(self, stale: Collection[Entry], entry: Entry) -> RepositoryIndex:
+        """Let some of the entries be as lately pushed as another one; all else in them stays."""
         pushed = {key: entry[key] for key in (_PUSHED,) if key in entry}
-        return self._with(old | pushed if tag_of(old) in tags else old for old in self.entries)
+        touched = {id(old) for old in stale}
+        return self._with(old | pushed if id(old) in touched else old for old in self.entries)
 
     def with_untagged(self, entry: Entry, now: float) -> RepositoryIndex:
         """Keep a manifest that may just have lost its last tag."""

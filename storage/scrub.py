@@ -53,6 +53,7 @@ class Result:
 class _Need:
     """What the manifests of a repository say of some content, and the images that need it."""
 
+    media_type: str = ""
     sizes: set[int] = field(default_factory=set)
     images: list[str] = field(default_factory=list)
 
@@ -74,6 +75,7 @@ class Scrubber:
         self._good: set[Identity] = set()  #: copies that others share, and that this run has read
         self._bad: set[Identity] = set()
         self._told: set[Digest] = set()
+        self._current: tuple[str, dict[str, _Need]] = "", {}  #: the repository that is checked, and what it needs
 
     def scrub(self, repository: str, result: Result) -> None:
         """Check one repository; what is wrong is told, and counted in the result, not raised."""
@@ -88,24 +90,30 @@ class Scrubber:
 
     def tidy(self) -> None:
         """Drop from the quarantine what nothing in its repository needs any longer, or could be restored to need."""
-        wanted: dict[str, set[str]] = {}
-        for digest, name in list(self._backend.quarantined()):
-            with suppress(StorageError):  # what it needs cannot be told
-                if name not in wanted:
-                    wanted[name] = self._wanted(name)
-                if digest not in wanted[name]:
+        lost: dict[str, set[Digest]] = {}
+        for digest, name in self._backend.quarantined():
+            lost.setdefault(name, set()).add(digest)
+        for name, digests in lost.items():
+            with suppress(StorageError):  # what the repository needs cannot be told
+                wanted = self._wanted(name)
+                if any(wanted.get(digest) in MANIFESTS for digest in digests):  # nor what that one needs
+                    continue
+                for digest in digests - wanted.keys():
                     self._backend.drop_quarantined(name, digest)
 
-    def _wanted(self, repository: str) -> set[str]:
-        lost = undo.history(self._backend, repository)
-        kept = {part for one in lost for part, _ in undo.closure(self._backend, repository, one.digest, one.media_type)}
-        return kept | self._needs(repository)[0].keys()
+    def _wanted(self, repository: str) -> dict[str, str]:
+        """Return what a repository needs, or could be restored to need, and as what media type."""
+        wanted = {digest: need.media_type for digest, need in self._needs(repository)[0].items()}
+        for lost in undo.history(self._backend, repository):
+            wanted |= undo.closure(self._backend, repository, lost.digest, lost.media_type)
+        return wanted
 
     def _scrub(self, repository: str, result: Result) -> Iterator[Finding]:
         try:
             needs, wrong = self._needs(repository)
         except ManifestInvalid as error:
             needs, wrong = {}, [Finding("index", repository, f"index.json: {error.message}", {repository: []})]
+        self._current = repository, needs
         yield from wrong
         there: dict[str, int] = {}
         lost = {digest for digest, _ in self._backend.quarantined()}
@@ -217,10 +225,12 @@ class Scrubber:
     # what needs what
 
     def _images(self, repository: str, digest: Digest) -> list[str]:
-        try:
-            needs, _ = self._needs(repository)
-        except StorageError:
-            return []
+        current, needs = self._current
+        if repository != current:
+            try:
+                needs, _ = self._needs(repository)
+            except StorageError:
+                return []
         return needs.get(digest, _Need()).images
 
     def _needs(self, repository: str) -> tuple[dict[str, _Need], list[Finding]]:
@@ -238,7 +248,7 @@ class Scrubber:
             seen: set[str] = set()
             while todo:
                 part = todo.pop()
-                need = needs.setdefault(part.digest, _Need())
+                need = needs.setdefault(part.digest, _Need(part.media_type))
                 need.sizes.add(part.size)
                 if part.digest in seen:
                     continue

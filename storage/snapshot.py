@@ -15,7 +15,7 @@ from storage.manifests import INDEXES, MANIFESTS, WITH_SUBJECT, Descriptor, Mani
 
 Facts: TypeAlias = Callable[[str, str], Manifest | None]
 
-_RECENT = 3600.0  #: seconds within which a push of what a tag already has changes nothing
+_RECENT = 60.0  #: seconds within which a push of what a tag already has changes nothing
 
 
 class Snapshot:
@@ -41,6 +41,11 @@ class Snapshot:
         self.damage = damage
         self.removed = removed
         self._facts = facts
+        self._is_partial = False
+
+    def refreshed(self) -> Snapshot:
+        """Return this, or one that reads again what could not be read: it may be there by now."""
+        return Snapshot(self.version, self.index, self._facts, self.damage) if self._is_partial else self
 
     # what is there
 
@@ -50,7 +55,7 @@ class Snapshot:
 
     def can_resolve_now(self, digest: str) -> bool:
         """Tell whether to resolve a digest takes no look at manifests, which can take long."""
-        return digest in self.index.by_digest or "_listings" in vars(self)
+        return digest in self.index.by_digest or ("_listings" in vars(self) and not self._is_partial)
 
     @cached_property
     def children(self) -> dict[str, Entry]:
@@ -73,7 +78,7 @@ class Snapshot:
         seen = set(todo)
         while todo:
             parent = todo.pop()
-            for child in _listed(self._facts(*parent)):
+            for child in _listed(self._remembered(*parent)):
                 listings[parent[0], child.digest] = child
                 index = (child.digest, child.media_type)
                 if child.media_type in INDEXES and index not in seen:
@@ -112,8 +117,14 @@ class Snapshot:
             return subject.get("digest") if isinstance(subject, dict) else None
         if entry.get("mediaType") not in WITH_SUBJECT:
             return None
-        manifest = self._facts(entry["digest"], entry["mediaType"])
+        manifest = self._remembered(entry["digest"], entry["mediaType"])
         return manifest.subject.digest if manifest and manifest.subject else None
+
+    def _remembered(self, digest: str, media_type: str) -> Manifest | None:
+        """Read a manifest, for what is then remembered with this version."""
+        manifest = self._facts(digest, media_type)
+        self._is_partial |= manifest is None
+        return manifest
 
     def check_unreferenced(self, digest: Digest) -> None:
         """Raise StillReferenced if the content is a manifest, or is part of one."""
@@ -138,7 +149,9 @@ class Snapshot:
         digest, index = entry["digest"], self.index
         had = {tag: index.tags[tag] for tag in tags if tag in index.tags}
         if len(had) == len(tags) and all(old["digest"] == digest for old in had.values()) and digest in index.by_digest:
-            stale = {tag for tag, old in had.items() if not _is_recent(old, entry)}
+            known = index.by_digest[digest]
+            pushed = had.values() if tags or tag_of(known) else [known]
+            stale = [old for old in pushed if not _is_recent(old, entry)]
             return self._next(index.touched(stale, entry)) if stale else self
         listed = {child.digest: child.media_type for child in _listed(manifest)}
         new = index.put(
@@ -154,6 +167,7 @@ class Snapshot:
         if "_listings" in vars(self):  # nothing that was reachable ceases to be
             added = {(digest, child.digest): child for child in _listed(manifest)}
             vars(following)["_listings"] = self._listings | added if added else self._listings
+            following._is_partial = self._is_partial
         return following
 
     def without_tag(self, tag: str) -> Snapshot:

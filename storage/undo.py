@@ -84,13 +84,18 @@ def restore(store: ImageStore, repository: str, lost: Removed, *, dry_run: bool 
     backend = store.backend
     mine = _belonging_to(backend, repository, lost)
     wanted = [*closure(backend, repository, lost.digest, lost.media_type)]
-    missing = [digest for digest, _ in wanted if not has_blob(backend, repository, Digest(digest))]
-    if missing:
-        raise NotRestorable(missing)
+    missing = {digest: kind for digest, kind in wanted if not has_blob(backend, repository, Digest(digest))}
+    needed = [
+        digest
+        for digest, kind in missing.items()
+        if digest == lost.digest or not (store.sparse_indexes and kind in MANIFESTS)
+    ]
+    if needed:
+        raise NotRestorable(needed)
     if dry_run:
         return mine
     for digest, media_type in reversed(wanted):  # what an index lists comes before it
-        if media_type in MANIFESTS and digest != lost.digest:
+        if media_type in MANIFESTS and digest != lost.digest and digest not in missing:
             _put(store, repository, digest, media_type, digest)
     _put(store, repository, lost.digest, lost.media_type, lost.tag or lost.digest)
     return [other for other in mine if _put_if_whole(store, repository, other)]

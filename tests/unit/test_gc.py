@@ -20,7 +20,7 @@ from storage.gc import Collector, Event, Result, explain
 from storage.image_store import ImageStore
 from storage.layout import Layout
 from storage.local import LocalBackend
-from tests.support.oci import OCI_CONFIG, OCI_LAYER, Document, descriptor_of, image, index
+from tests.support.oci import OCI_CONFIG, OCI_IMAGE, OCI_INDEX, OCI_LAYER, Document, descriptor_of, image, index
 
 NAME = "team/app"
 HOUR = 3600.0
@@ -180,6 +180,24 @@ def test_what_can_be_restored_is_kept_and_then_goes(place: Place) -> None:
     assert not place.files("*/.bin/*") or place.files("*/.bin/*") == ["undo"]
 
 
+def test_a_sparse_image_is_restored(tmp_path: Path) -> None:
+    """Without the children that it never had, and not without what those need that it has."""
+    place = Place(tmp_path)
+    place.store.sparse_indexes = True
+    child, absent = place.image("child"), image(descriptor_of(b"absent", OCI_CONFIG))
+    multi = place.push(index([child.descriptor(), absent.descriptor()]), "multi")
+    place.store.delete_manifest(NAME, multi.digest)
+    lost = undo.find(place.store.backend, NAME, "multi")
+    assert lost
+    undo.restore(place.store, NAME, lost)
+    assert place.store.get_manifest(NAME, "multi").data == multi.body
+    assert place.store.get_manifest(NAME, child.digest).data == child.body
+    place.store.delete_manifest(NAME, multi.digest)
+    (place.root / NAME / "blobs" / Digest.of(b"layer of child").replace(":", "/")).unlink()
+    with pytest.raises(undo.NotRestorable):
+        undo.restore(place.store, NAME, lost)
+
+
 def test_a_manifest_that_cannot_be_read_keeps_everything(place: Place) -> None:
     manifest = place.image("one", "1")
     place.push_blob(b"garbage")
@@ -207,6 +225,37 @@ def test_children_that_a_sparse_index_lacks_are_no_fault(tmp_path: Path) -> None
     place.later(10 * HOUR)
     assert place.collect(sparse=True).failed == []
     assert place.collect(sparse=False).failed == [NAME]
+
+
+def test_what_a_child_in_quarantine_needs_is_kept_also_where_indexes_are_sparse(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    place.store = ImageStore(LocalBackend(str(tmp_path)), sparse_indexes=True)
+    child = place.image("child")
+    place.push(index([child.descriptor()]), "1")
+    place.later(10 * HOUR)
+    identity, _ = place.store.backend.identity(NAME, Digest(child.digest))
+    place.store.backend.quarantine(NAME, Digest(child.digest), identity)
+    assert place.collect(sparse=True).failed == [NAME]
+    assert place.has(b"layer of child")
+    place.push(child)
+    assert place.collect(sparse=True).failed == []
+    assert place.has(b"layer of child")
+
+
+def test_a_child_that_is_listed_as_what_it_is_not_stops_nothing(place: Place) -> None:
+    """It keeps what it needs as what it is; and what is no manifest at all keeps itself."""
+    child = place.image("child")
+    noise = place.push_blob(b"noise")
+    place.store.sparse_indexes = True
+    wrong = [child.descriptor(), descriptor_of(b"noise", OCI_INDEX), descriptor_of(b"noise", OCI_IMAGE)]
+    wrong[0]["mediaType"] = OCI_INDEX
+    place.push(index(wrong), "1")
+    place.push_blob(b"garbage")
+    place.later(10 * HOUR)
+    result = place.collect()
+    assert (result.failed, result.binned) == ([], 1)
+    assert place.has(b"layer of child")
+    assert explain(place.store.backend, NAME, noise)[0] == "tag 1"
 
 
 def test_an_index_that_changes_keeps_what_was_not_marked(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

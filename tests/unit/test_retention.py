@@ -326,6 +326,25 @@ def test_pushing_again_keeps_a_tag_young(tmp_path: Path) -> None:
     assert place.store.backend.index_version(NAME) == before  # but not at the price of an index for each push
 
 
+def test_pushing_again_keeps_a_manifest_without_a_tag_young(tmp_path: Path) -> None:
+    place = Kept(tmp_path, delete_untagged=True)
+    place.settle(Retention(delay=DAY, policies=(Policy(ALL, delete_untagged=True),)))
+    one, two = place.image("one"), place.image("two")
+    place.age({one.digest: 2 * DAY, two.digest: 2 * DAY})
+    place.image("two")
+    assert [verdict.digest for verdict in place.store.retain(NAME)] == [one.digest]
+    before = place.store.backend.index_version(NAME)
+    place.image("two")
+    assert place.store.backend.index_version(NAME) == before
+
+
+def test_pushing_a_manifest_by_its_digest_leaves_its_tags_as_old(tmp_path: Path) -> None:
+    place = Kept(tmp_path, KeepRule(pushed_within=DAY))
+    place.tag("old", pushed=2 * DAY)
+    place.image("old")
+    assert place.left() == []
+
+
 def test_a_push_during_the_decision_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was to go when it was looked at, and was pushed before it went, stays."""
     place = Kept(tmp_path, KeepRule(pushed_within=DAY))

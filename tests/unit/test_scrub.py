@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from storage.digest import Digest
-from storage.errors import BlobUnknown, ManifestUnknown
+from storage.errors import BlobUnknown, ManifestUnknown, StillReferenced
 from storage.image_store import ImageStore
 from storage.layout import Layout
 from storage.local import FileStream, LocalBackend
@@ -146,6 +146,35 @@ def test_a_manifest_heals_by_being_pushed_again(disk: Disk) -> None:
     disk.push(pushed, "1", NAME)
     assert disk.whole(NAME, OTHER)
     assert disk.scrub() == []
+
+
+def test_what_a_damaged_index_lists_is_found_again_once_it_is_healed(disk: Disk) -> None:
+    """In the same version of index.json: what was looked up meanwhile is not what there is for good."""
+    child = disk.image("child")
+    multi = disk.push(index([child.descriptor()]), "multi")
+    disk.push(disk.image("other"), "moved")
+    disk.damage(child.digest)
+    disk.damage(multi.digest)
+    disk.scrub()
+    with pytest.raises(ManifestUnknown):
+        disk.store.get_manifest(NAME, child.digest)
+    before = disk.store.backend.index_version(NAME)
+    for document in (child, multi):
+        disk.store.backend.put_blob(NAME, Digest(document.digest), document.body)
+    assert disk.store.backend.index_version(NAME) == before
+    assert disk.store.get_manifest(NAME, child.digest).data == child.body
+    with pytest.raises(StillReferenced):
+        disk.store.delete_manifest(NAME, child.digest)
+
+
+def test_what_a_damaged_index_may_list_stays_in_quarantine(disk: Disk) -> None:
+    child = disk.image("child")
+    multi = disk.push(index([child.descriptor()]), "multi")
+    disk.damage(child.digest)
+    disk.damage(multi.digest)
+    disk.scrub()
+    disk.scrub()
+    assert disk.quarantine() == {(child.digest, NAME), (multi.digest, NAME)}
 
 
 def test_a_good_copy_elsewhere_heals_at_once(tmp_path: Path) -> None:
