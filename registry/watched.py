@@ -50,6 +50,7 @@ class WatchedFile(Generic[T]):
         self._stamp: _Stamp | None = None
         self._settled = False
         self._data: bytes | None = None
+        self._refused: tuple[bytes, ValueError] | None = None
         self._value: T | None = initial
         self._complaint = ""
         #: Counts the changes of the value: equal numbers, equal values.
@@ -83,15 +84,30 @@ class WatchedFile(Generic[T]):
             return self._without(error)
         if data != self._data or self._value is None:
             try:
-                value = self._parse(data)
+                self._value, self._data = self._parsed(data), data
             except ValueError as error:
-                return self._without(error)
-            self._value, self._data = value, data
+                value = self._without(error)
+                self._remember(before, unchanged)
+                return value
             self.generation += 1
         self._complaint = ""
-        self._stamp = before
-        self._settled = unchanged and time.time_ns() - max(before[2], before[3]) > _SETTLED
+        self._remember(before, unchanged)
         return self._value
+
+    def _parsed(self, data: bytes) -> T:
+        """Parse what the file says; what was refused just before is refused without another try."""
+        if self._refused and self._refused[0] == data:
+            raise self._refused[1].with_traceback(None)  # it is raised often: do not let its traceback grow
+        try:
+            return self._parse(data)
+        except ValueError as error:
+            self._refused = data, error
+            raise
+
+    def _remember(self, stamp: _Stamp, unchanged: bool) -> None:
+        """Remember which file was read; `unchanged` tells whether it was the same before and after."""
+        self._stamp = stamp
+        self._settled = unchanged and time.time_ns() - max(stamp[2], stamp[3]) > _SETTLED
 
     def _without(self, error: OSError | ValueError) -> T:
         """Fall back on what was good, or on what a missing file stands for."""
