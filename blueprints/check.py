@@ -2,7 +2,7 @@
 
 `GET /v2/_check/pull/<name>` answers 204, 401 or 403, without a body. What else the registry would say, it says to the
 request itself, which a proxy passes on unless the answer is 204; so that one is counted, limited and audited, and the
-check is not.
+check is not. Hence only trusted proxies may ask; to all others there is nothing at that path.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from registry.auth.identity import Action, CredentialsRefused, Identity, StoreUn
 from registry.context import Pierhead
 from registry.errors import RequestRefused
 from registry.inline import INLINE, NOT_INLINE
+from registry.proxy import PROXIED
 from storage.errors import NameInvalid
 from storage.names import check_name
 
@@ -43,7 +44,7 @@ class PullCheck:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request."""
-        if not environ["PATH_INFO"].startswith(PATH):
+        if not environ["PATH_INFO"].startswith(PATH) or PROXIED not in environ:
             return self._app(environ, start_response)
         repository = environ["PATH_INFO"][len(PATH) :]
         try:

@@ -15,6 +15,8 @@ from registry.auth.certificates import CLIENT_CERTIFICATE
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+PROXIED = "pierhead.proxied"  #: a key of the WSGI environ: a trusted proxy sent this request
+
 #: A path, which a proxy that passes a client's header on cannot turn into another host.
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~%-]+)*/?")
 
@@ -35,6 +37,7 @@ class TrustedProxies:
         if not _PREFIX.fullmatch(environ.get("HTTP_X_FORWARDED_PREFIX", "")):
             del environ["HTTP_X_FORWARDED_PREFIX"]
         environ.pop(CLIENT_CERTIFICATE, None)  # it is the proxy's own
+        environ[PROXIED] = True
         return self._forwarded(environ, start_response)
 
     def _is_trusted(self, peer: str) -> bool:

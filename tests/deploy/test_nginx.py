@@ -269,6 +269,15 @@ def test_nothing_but_blobs_can_be_reached(plain: Server, repository: str) -> Non
             assert b'"schemaVersion"' not in answer.content
 
 
+@pytest.mark.parametrize("path", ["/v2/_check/pull/team/app", "/v2/%5Fcheck/pull/team/app", "/v2/x/../_check/pull/a"])
+def test_the_check_is_for_nginx_alone(guarded: Server, path: str) -> None:
+    with wire.connect(guarded.host) as connection:
+        connection.sendall(wire.head("GET", path))
+        answer = wire.receive(connection, "GET")
+    assert answer is not None
+    assert (answer.status_code, json.loads(answer.content)["errors"][0]["code"]) == (404, "UNSUPPORTED")
+
+
 def test_a_path_that_nginx_tidies_up_is_judged_as_what_it_becomes(guarded: Server) -> None:
     """It decodes and resolves a path before it compares it; who may read is asked of the same name that is served."""
     _, digest, data = pushed(guarded, "team/tidy", ALICE)

@@ -26,12 +26,17 @@ RULES = {
         "public/**": {"anonymousPolicy": ["read"]},
     }
 }
+PROXY = "192.0.2.1"
+FROM_PROXY = {"REMOTE_ADDR": PROXY}
 Answer = tuple[int, dict[str, str]]
 
 
 def application(directory: Path, **config: Any) -> Flask:
+    """Build what trusts one proxy."""
     path = directory / "config.json"
-    path.write_text(json.dumps({"storage": {"rootDirectory": str(directory / "data")}} | config))
+    storage, server = {"rootDirectory": str(directory / "data")}, config.pop("server", {})
+    fixed = {"storage": storage, "server": {"trustedProxies": [PROXY]} | server}
+    path.write_text(json.dumps(fixed | config))
     return create_app(load(str(path)))
 
 
@@ -47,7 +52,7 @@ def guarded(tmp_path: Path) -> Flask:
 
 
 def check(app: Flask, name: str, headers: Mapping[str, str] | None = None) -> Answer:
-    answer = Client(app).get(f"/v2/_check/pull/{name}", headers=headers)
+    answer = Client(app).get(f"/v2/_check/pull/{name}", headers=headers, environ_base=FROM_PROXY)
     assert answer.data == b""
     return answer.status_code, dict(answer.headers.items())
 
@@ -95,7 +100,7 @@ def test_a_lock_out_is_a_refusal(guarded: Flask) -> None:
     assert set(statuses[:10]) == {401}
     assert statuses[-1] == 403
     assert check(guarded, "team/app", ALICE)[0] == 403
-    assert Client(guarded).get("/v2/", headers=ALICE).status_code == 429
+    assert Client(guarded).get("/v2/", headers=ALICE, environ_base=FROM_PROXY).status_code == 429
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable("down"), RequestRefused("TOOMANYREQUESTS", 429, "slowly")])
@@ -135,9 +140,9 @@ def test_nobody_remembers_for_longer_whom_a_directory_vouched_for(
 
 def test_in_the_main_thread_nobody_is_asked(guarded: Flask) -> None:
     def ask(headers: Mapping[str, str]) -> object:
-        environ = EnvironBuilder("/v2/_check/pull/team/app", headers=list(headers.items())).get_environ()
+        environ = EnvironBuilder("/v2/_check/pull/team/app", headers=list(headers.items()), environ_base=FROM_PROXY)
         said: list[str] = []
-        parts = guarded.wsgi_app(environ | {INLINE: True}, lambda status, *_: said.append(status))  # type: ignore[arg-type]
+        parts = guarded.wsgi_app(environ.get_environ() | {INLINE: True}, lambda status, *_: said.append(status))  # type: ignore[arg-type]
         return parts if parts is NOT_INLINE else said
 
     assert ask(ALICE) is NOT_INLINE
@@ -149,4 +154,13 @@ def test_in_the_main_thread_nobody_is_asked(guarded: Flask) -> None:
 def test_what_lies_beside_it_is_for_the_routes(tmp_path: Path) -> None:
     client = Client(application(tmp_path))
     for path in ("/v2/_check/pull", "/v2/_check/", "/v2/_check/push/a", "/_check/pull/a"):
-        assert client.get(path).status_code in (400, 404, 405)
+        assert client.get(path, environ_base=FROM_PROXY).status_code in (400, 404, 405)
+
+
+def test_only_a_trusted_proxy_may_ask(guarded: Flask, tmp_path: Path) -> None:
+    """Anybody else would have an answer that is not counted, and is not in the audit log."""
+    for address, status in (("192.0.2.2", 404), ("192.0.2.2", 429), ("", 404)):
+        answer = Client(guarded).get("/v2/_check/pull/team/app", headers=ALICE, environ_base={"REMOTE_ADDR": address})
+        assert answer.status_code == status
+    assert guarded.extensions["pierhead"].metrics.totals()["requests"] == 3
+    assert (tmp_path / "audit.jsonl").exists()
