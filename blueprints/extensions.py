@@ -54,8 +54,8 @@ def metrics() -> Response:
     return json_response(pierhead().metrics.totals())
 
 
-@blueprint.get("/oras/artifacts/v1/<name:name>/manifests/<digest>/referrers")
+@blueprint.get("/oras/artifacts/v1/<name:name>/manifests/<subject>/referrers")
 @needs(Action.READ)
-def oras_referrers(name: str, digest: Digest) -> Response:
+def oras_referrers(name: str, subject: Digest) -> Response:
     """Return referrers as the first notation and oras clients asked for them (ORAS artifacts-spec, draft 1)."""
-    return json_response({"references": store(name).referrers(name, digest, request.args.get("artifactType") or None)})
+    return json_response({"references": store(name).referrers(name, subject, request.args.get("artifactType") or None)})

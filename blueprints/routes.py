@@ -11,7 +11,7 @@ from blueprints.responses import final_headers
 from registry.context import pierhead
 from registry.errors import FAILED
 from registry.logs import request_id
-from storage.digest import parse_digest
+from storage.digest import parse_digest, parse_foreign
 from storage.names import check_name
 
 
@@ -45,6 +45,8 @@ def _check_values(values: dict[str, Any]) -> None:
         check_name(values["name"])
     if "digest" in values:
         values["digest"] = parse_digest(values["digest"])
+    if "subject" in values:
+        values["subject"] = parse_foreign(values["subject"])
 
 
 def _finish(response: Response) -> Response:

@@ -27,7 +27,7 @@ class Hasher(Protocol):
 
 
 class Digest(str):
-    """A valid digest of a supported algorithm: a string that knows its two parts."""
+    """A valid digest, of a supported algorithm where nothing else is said: a string that knows its two parts."""
 
     __slots__ = ()
 
@@ -62,9 +62,14 @@ def check_algorithm(name: str) -> str:
 @lru_cache(maxsize=8192)
 def parse_digest(text: str) -> Digest:
     """Return `text` as a Digest; raise DigestInvalid if it is malformed or its algorithm is not supported."""
+    check_algorithm(parse_foreign(text).algorithm)
+    return Digest(text)
+
+
+def parse_foreign(text: str) -> Digest:
+    """Return `text` as a Digest of any algorithm, as what lies elsewhere may have; raise DigestInvalid if malformed."""
     if not is_digest(text):
         raise DigestInvalid("a digest is <algorithm>:<encoded>, such as sha256:<64 lower-case hex digits>", digest=text)
-    check_algorithm(text.partition(":")[0])
     return Digest(text)
 
 

@@ -18,20 +18,20 @@ _PAGE = 4 * 1024 * 1024  #: largest answer, in bytes, that every client can be e
 _ENVELOPE = 256  #: bytes of the answer around its descriptors, at most
 
 
-@blueprint.get("/v2/<name:name>/referrers/<digest>", endpoint="list")
+@blueprint.get("/v2/<name:name>/referrers/<subject>", endpoint="list")
 @needs(Action.READ)
-def list_referrers(name: str, digest: Digest) -> Response:
+def list_referrers(name: str, subject: Digest) -> Response:
     """Return the referrers, of one artifact type if one is asked for, a page at a time if they are large."""
     wanted = request.args.get("artifactType") or None
     last = request.args.get("last", "")
-    found = [entry for entry in store(name).referrers(name, digest, wanted) if entry["digest"] > last]
+    found = [entry for entry in store(name).referrers(name, subject, wanted) if entry["digest"] > last]
     page = list(_first_page(found))
     headers = {}
     if wanted:
         headers["OCI-Filters-Applied"] = "artifactType"
     if len(page) < len(found):
         query = {"artifactType": wanted} if wanted else {}
-        headers |= next_page(f"/v2/{name}/referrers/{digest}", **query, last=page[-1]["digest"])
+        headers |= next_page(f"/v2/{name}/referrers/{subject}", **query, last=page[-1]["digest"])
     return json_response({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": page}, headers, OCI_INDEX)
 
 

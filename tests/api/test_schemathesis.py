@@ -89,7 +89,7 @@ def _of_a_subject(content: Content) -> Request:
     subject = content.remote.push_image()
     content.remote.push_referrer(subject.descriptor(), "application/vnd.example")
     return {
-        "path_parameters": content.path | {"digest": subject.digest},
+        "path_parameters": content.path | {"subject": subject.digest},
         "query": {"artifactType": "application/vnd.example"},
     }
 
@@ -126,8 +126,8 @@ REQUESTS: dict[str, Callable[[Content], Request]] = {
     "PUT /v2/{name}/blobs/uploads/{session}": _last_chunk,
     "DELETE /v2/{name}/blobs/uploads/{session}": _nothing_more,
     "GET /v2/{name}/tags/list": lambda content: {"query": {"n": 1, "last": "0"}},
-    "GET /v2/{name}/referrers/{digest}": _of_a_subject,
-    "GET /oras/artifacts/v1/{name}/manifests/{digest}/referrers": _of_a_subject,
+    "GET /v2/{name}/referrers/{subject}": _of_a_subject,
+    "GET /oras/artifacts/v1/{name}/manifests/{subject}/referrers": _of_a_subject,
 }
 
 
