@@ -176,24 +176,31 @@ class Worker(ThreadWorker):
         super().set_accept_enabled(enabled and time.monotonic() >= self.accept_after)
 
     def accept(self, listener: socket.socket) -> None:
-        """Accept a connection, and others while no worker has fewer: those who are here are served in between.
-
-        When there is no descriptor left for it, let clients queue for a moment.
-        """
+        """Accept a connection, and others while no worker has fewer: those who are here are served in between."""
         if self.balance.is_ahead(self.age):
             time.sleep(_POLITE_SECONDS)
         for _ in range(_ACCEPTED_AT_ONCE):
-            try:
-                sock, client = listener.accept()
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
-                    self._pause_accepting(error)
+            if not self._accept_one(listener) or self.balance.is_ahead(self.age):
                 return
-            self.accept_failing = False
-            self._count_connections(1)
-            self.await_head(self._connection(Stream.adopt(sock, self.stall_timeout), client, listener.getsockname()))
-            if self.nr_conns >= self.worker_connections or self.balance.is_ahead(self.age):
-                return
+
+    def _accept_one(self, listener: socket.socket) -> bool:
+        """Accept a connection, and tell whether there may and could be another.
+
+        When there is no descriptor left for it, let clients queue for a moment.
+        """
+        try:
+            sock, client = listener.accept()
+        except OSError as error:
+            if error.errno == errno.ECONNABORTED:
+                return True
+            if error.errno != errno.EAGAIN:
+                self._pause_accepting(error)
+            return False
+        self.accept_failing = False
+        self._count_connections(1)
+        self.await_head(self._connection(Stream.adopt(sock, self.stall_timeout), client, listener.getsockname()))
+        may_be_more: bool = self.nr_conns < self.worker_connections
+        return may_be_more
 
     def _connection(self, stream: Stream, client: Any, server: Any) -> Connection:
         if self.contexts is None:
@@ -318,8 +325,13 @@ class Worker(ThreadWorker):
             self.forget(conn)
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """Begin to stop: nobody new may queue here, idle connections end soon, heads may still arrive."""
+        """Begin to stop: nobody new may queue here, idle connections end soon, heads may still arrive.
+
+        Who queues already is served: a request may be on its way that a proxy cannot send anew.
+        """
         for listener in self.sockets:
+            while self._accept_one(listener):
+                pass
             listener.close()
         for conn in self.waiting:
             if conn.idle:

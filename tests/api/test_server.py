@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from http.client import HTTPResponse
 from pathlib import Path
 
@@ -252,6 +253,25 @@ def test_term_lets_an_upload_finish(make_server: MakeServer, repository: str) ->
     assert answer.status_code == 201
     assert server.stop() == 0
     assert list(server.root.rglob(digest_of(body).removeprefix("sha256:")))
+
+
+def test_term_answers_who_queues_already(make_server: MakeServer, repository: str) -> None:
+    """A proxy cannot send a push anew that it has sent once; so a connection that was made is one that is served."""
+    server = make_server(workers=2)
+    workers = server.worker_pids()
+    with ExitStack() as stack:
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        waiting = [stack.enter_context(connect(server.host)) for _ in range(100)]
+        for connection in waiting:
+            connection.sendall(head("POST", f"/v2/{repository}/blobs/uploads/", "Content-Length: 0"))
+        os.kill(server.pid, signal.SIGTERM)
+        time.sleep(0.5)  # the master has closed its own listener, and told the workers
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+        answers = [receive(connection, "POST") for connection in waiting]
+        assert [answer.status_code if answer else None for answer in answers] == [202] * len(waiting)
+    assert server.stop() == 0
 
 
 #: A registry whose workers take a second before they handle signals.
