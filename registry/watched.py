@@ -16,6 +16,9 @@ T = TypeVar("T")
 #: Nanoseconds after which a time stamp is not given out again: a younger file is read each time, to be sure.
 _SETTLED = 2_000_000_000
 
+#: Seconds after which what was refused is tried again: that may have been for something beside it.
+_AGAIN = 2.0
+
 #: The part of its patience for which a file is not looked at again.
 _LOOKS = 0.1
 
@@ -50,7 +53,7 @@ class WatchedFile(Generic[T]):
         self._stamp: _Stamp | None = None
         self._settled = False
         self._data: bytes | None = None
-        self._refused: tuple[bytes, ValueError] | None = None
+        self._refused: tuple[bytes, ValueError, float] | None = None
         self._value: T | None = initial
         self._complaint = ""
         #: Counts the changes of the value: equal numbers, equal values.
@@ -86,28 +89,25 @@ class WatchedFile(Generic[T]):
             try:
                 self._value, self._data = self._parsed(data), data
             except ValueError as error:
-                value = self._without(error)
-                self._remember(before, unchanged)
-                return value
+                return self._without(error)
             self.generation += 1
         self._complaint = ""
-        self._remember(before, unchanged)
+        self._stamp = before
+        self._settled = unchanged and time.time_ns() - max(before[2], before[3]) > _SETTLED
         return self._value
 
     def _parsed(self, data: bytes) -> T:
         """Parse what the file says; what was refused just before is refused without another try."""
-        if self._refused and self._refused[0] == data:
+        now = time.monotonic()
+        if self._refused and self._refused[0] == data and now < self._refused[2]:
             raise self._refused[1].with_traceback(None)  # it is raised often: do not let its traceback grow
         try:
-            return self._parse(data)
+            value = self._parse(data)
         except ValueError as error:
-            self._refused = data, error
+            self._refused = data, error, now + _AGAIN
             raise
-
-    def _remember(self, stamp: _Stamp, unchanged: bool) -> None:
-        """Remember which file was read; `unchanged` tells whether it was the same before and after."""
-        self._stamp = stamp
-        self._settled = unchanged and time.time_ns() - max(stamp[2], stamp[3]) > _SETTLED
+        self._refused = None
+        return value
 
     def _without(self, error: OSError | ValueError) -> T:
         """Fall back on what was good, or on what a missing file stands for."""
