@@ -28,6 +28,9 @@ _UNAUTHORIZED = 401
 _FIRST_ERROR = 400
 _FIRST_REDIRECT = 300
 
+#: The values of routes of which the first that is there says what a request is about.
+_REFERENCES = ("reference", "digest", "subject", "session")
+
 _ATTEMPTS = 100  #: at opening the file that has the name now
 _LONGEST = 512  #: characters of a value, unless another number is here
 _LIMITS = {"path": 2048}
@@ -201,7 +204,7 @@ def _entry(response: Response, result: str) -> dict[str, object]:
         "action": g.get("action"),
         "repository": place.get("name"),
         "from": request.args.get("from") if "mount" in request.args else None,
-        "reference": place.get("reference") or place.get("digest") or place.get("session"),
+        "reference": next((place[key] for key in _REFERENCES if key in place), None),
         "tags": _tags(response),
         "digest": response.headers.get("Docker-Content-Digest"),
         "status": response.status_code,

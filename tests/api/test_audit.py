@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,20 @@ def test_each_refusal_says_why(make_server: MakeServer, tmp_path: Path, path: Pa
     assert "team/**" in lines[1]["reason"]
     assert [line.get("claimed") for line in lines] == [None, None, "alice", "a guess"]
     assert not any(password in path.read_text() for password in PASSWORDS.values())
+
+
+def test_a_refusal_says_what_was_asked_for(make_server: MakeServer, tmp_path: Path, path: Path) -> None:
+    server = make_server(config=guarded(tmp_path))
+    path.write_text("")
+    remote, digest, session = Remote(server.url, "team/app"), digest_of(b""), str(uuid.uuid4())
+    for method, at in (
+        ("GET", "manifests/1.0"),
+        ("GET", f"blobs/{digest}"),
+        ("GET", f"referrers/{digest}"),
+        ("DELETE", f"blobs/uploads/{session}"),
+    ):
+        assert remote.request(method, at).status_code == 401
+    assert [line["reference"] for line in entries([path])] == ["1.0", digest, digest, session]
 
 
 def test_reading_leaves_no_line(make_server: MakeServer, tmp_path: Path, path: Path) -> None:
