@@ -195,6 +195,9 @@ class Backend(Protocol):
     def quarantined(self) -> Iterator[tuple[Digest, str]]:
         """Yield the blobs in quarantine with the repositories that had them."""
 
+    def is_quarantined(self, repository: str, digest: Digest) -> bool:
+        """Tell whether a repository's copy of a blob is in quarantine. Cheap."""
+
     def drop_quarantined(self, repository: str, digest: Digest) -> None:
         """Forget that a repository had a blob which was damaged."""
 

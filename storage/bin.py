@@ -65,11 +65,14 @@ class Bin:
                 return True
         return False
 
-    def forget(self, repository: str, digest: Digest) -> None:
-        """Unlink a blob that is in its place from the bin, too, where it lies if it was pushed again meanwhile."""
+    def forget(self, repository: str, digest: Digest) -> bool:
+        """Unlink a blob that is in its place from the bin, too; tell whether it was there."""
+        found = False
         for batch in self._batches(repository):
             with suppress(FileNotFoundError):
                 os.unlink(self._layout.binned(repository, batch, digest))
+                found = True
+        return found
 
     def blobs(self, repository: str) -> Iterator[Binned]:
         """Yield the blobs in the bin; the caller may move or remove them meanwhile."""

@@ -271,17 +271,14 @@ class Collector:
                 continue
             seen.add(visit)
             content = digest, media_type
-            manifest = _read(self._backend, repository, content, needed=needed, listed=digest != start[0])
-            if manifest is None and media_type in MANIFESTS and self._is_quarantined(repository, digest):
+            parts = _parts(self._backend, repository, content, needed=needed, listed=digest != start[0])
+            if parts is None and self._backend.is_quarantined(repository, parse_digest(digest)):
                 raise ManifestInvalid(f"manifest {digest} is in quarantine", digest=digest)
-            for part in _parts(manifest):
+            for part in parts or ():
                 marked.add(_key(part.digest))
                 if part.media_type in MANIFESTS:
                     # In a sparse index some children are not there.
                     todo.append((part.digest, part.media_type, needed and not self._sparse))
-
-    def _is_quarantined(self, repository: str, digest: str) -> bool:
-        return any((one, name) == (digest, repository) for one, name in self._backend.quarantined())
 
 
 def explain(backend: Backend, repository: str, digest: Digest) -> list[str]:
@@ -307,8 +304,7 @@ def _path(backend: Backend, repository: str, start: tuple[str, str], wanted: Dig
     todo = [start]
     while todo and wanted not in before:
         content = todo.pop()
-        manifest = _read(backend, repository, content, needed=False, listed=content != start)
-        for part in _parts(manifest):
+        for part in _parts(backend, repository, content, needed=False, listed=content != start) or ():
             if part.digest not in before:
                 before[part.digest] = content[0]
                 todo.append((part.digest, part.media_type))
@@ -333,38 +329,43 @@ def _roots(backend: Backend, repository: str) -> tuple[Version | None, list[tupl
     ]
 
 
-def _read(
+def _parts(
     backend: Backend, repository: str, content: tuple[str, str], *, needed: bool, listed: bool
-) -> Manifest | None:
-    """Return a manifest; None where it is missing and may be, or where this registry does not know its type.
+) -> list[Descriptor] | None:
+    """Return what some content references; None where it is a manifest that is missing, and may be.
 
-    One that is only `listed` may be listed as what it is not. It counts as what it says itself then, and as nothing
-    but itself where that is no manifest either; else who can push could keep a repository from being collected.
+    One that is only `listed` may be listed as what it is not. It needs what it references as what it is then, too;
+    and nothing where it is no manifest at all: else who can push could keep a repository from being collected.
     """
     digest, media_type = content
     if media_type not in MANIFESTS:
-        return None
+        return []
     try:
         checked = parse_digest(digest)
         data = backend.read_blob(repository, checked, MAX_SIZE + 1)
-    except (BlobUnknown, DigestInvalid):
+    except DigestInvalid:
+        if needed:
+            raise
+        return []
+    except BlobUnknown:
         if needed:
             raise
         return None
     if listed and len(data) > MAX_SIZE:
-        return None
+        return []
     if Digest.of(data, checked.algorithm) != checked:
         raise ManifestInvalid(f"manifest {digest} is damaged on disk", digest=digest)
     if not listed:
-        return parse_manifest(data, media_type)
-    for type_ in (media_type, None):
+        return _referenced(parse_manifest(data, media_type))
+    parts = []
+    for claimed in (media_type, None):
         with suppress(ManifestInvalid):
-            return parse_manifest(data, type_)
-    return None
+            parts += _referenced(parse_manifest(data, claimed))
+    return parts
 
 
-def _parts(manifest: Manifest | None) -> tuple[Descriptor, ...]:
-    return (*manifest.blobs, *manifest.children) if manifest else ()
+def _referenced(manifest: Manifest) -> list[Descriptor]:
+    return [*manifest.blobs, *manifest.children]
 
 
 def _key(digest: str) -> bytes:

@@ -361,11 +361,9 @@ class LocalBackend:
         return self._bin.blobs(repository)
 
     def take_back(self, repository: str, digest: Digest) -> bool:
-        """Rename a blob out of the bin, and leave no other link of it there."""
-        taken = self._bin.take_back(repository, digest)
-        if taken:
-            self._bin.forget(repository, digest)
-        return taken
+        """Rename a blob out of the bin, unless there is one in its place, and leave no other link of it there."""
+        taken = not os.path.exists(self._layout.blob(repository, digest)) and self._bin.take_back(repository, digest)
+        return self._bin.forget(repository, digest) or taken
 
     def drop_binned(self, repository: str, blob: Binned) -> bool:
         """Unlink a blob in the bin, and the pool's link with it if no other repository has the blob."""
@@ -436,6 +434,10 @@ class LocalBackend:
     def quarantined(self) -> Iterator[tuple[Digest, str]]:
         """List the quarantine."""
         return self._quarantine.blobs()
+
+    def is_quarantined(self, repository: str, digest: Digest) -> bool:
+        """Look for the file."""
+        return repository in self._quarantine.repositories(digest)
 
     def drop_quarantined(self, repository: str, digest: Digest) -> None:
         """Unlink a damaged blob for good."""
@@ -535,10 +537,11 @@ class LocalBackend:
         target = self._layout.blob(repository, digest)
         if replaces:
             shared = self._layout.temporary(repository)
-            if self._take_from_pool(digest, shared, descriptor):
-                self._durable.rename(shared, target)
-                _unlink(shared)
-                return False
+            with suppress(FileNotFoundError):  # it is as old as the pool's file, so somebody may tidy it away
+                if self._take_from_pool(digest, shared, descriptor):
+                    self._durable.rename(shared, target)
+                    _unlink(shared)
+                    return False
         elif self._take_from_pool(digest, target, descriptor):
             return False
         self._sync_or_drop(path, descriptor)
@@ -563,14 +566,14 @@ class LocalBackend:
     def _compare(self, repository: str, digest: Digest, content: Content) -> bool | None:
         """Tell whether the blob that is there has its content, and sync it then, whoever wrote it; None if none is."""
         try:
-            with io.FileIO(self._layout.blob(repository, digest)) as file:
+            with self._open(repository, digest) as file:  # out of the bin too: else it could come back later
                 same = is_same(file.fileno(), content)
                 if same:
                     self._durable.sync_file(file.fileno())
-        except FileNotFoundError:
+        except BlobUnknown:
             return None
         if not same:
-            log.error("blob %s of repository %s was damaged; it was pushed anew", digest, repository)
+            log.error("blob %s of repository %s is damaged: what is pushed now takes its place", digest, repository)
         return same
 
     def _take_from_pool(self, digest: Digest, target: str, descriptor: int) -> bool:

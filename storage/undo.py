@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import orjson
 
 from storage.backend import Backend, has_blob
 from storage.digest import Digest, is_digest
-from storage.errors import ManifestUnknown, StorageError
+from storage.errors import ManifestInvalid, ManifestUnknown, StorageError
 from storage.index import Entry, is_entry, tag_of
 from storage.manifests import MANIFESTS, MAX_SIZE, parse_manifest
 
@@ -96,7 +97,7 @@ def restore(store: ImageStore, repository: str, lost: Removed, *, dry_run: bool 
         return mine
     for digest, media_type in reversed(wanted):  # what an index lists comes before it
         if media_type in MANIFESTS and digest != lost.digest and digest not in missing:
-            _put(store, repository, digest, media_type, digest)
+            _put_listed(store, repository, digest, media_type)
     _put(store, repository, lost.digest, lost.media_type, lost.tag or lost.digest)
     return [other for other in mine if _put_if_whole(store, repository, other)]
 
@@ -113,6 +114,15 @@ def _belonging_to(backend: Backend, repository: str, lost: Removed) -> list[Remo
     return found
 
 
+def _put_listed(store: ImageStore, repository: str, digest: str, media_type: str) -> None:
+    """Put what an index lists: as what it is, where it is listed as something else."""
+    try:
+        _put(store, repository, digest, media_type, digest)
+    except ManifestInvalid:
+        with suppress(ManifestInvalid):  # it is no manifest, which only a sparse index may list
+            _put(store, repository, digest, None, digest)
+
+
 def _put_if_whole(store: ImageStore, repository: str, lost: Removed) -> bool:
     try:
         _put(store, repository, lost.digest, lost.media_type, lost.digest)
@@ -121,7 +131,7 @@ def _put_if_whole(store: ImageStore, repository: str, lost: Removed) -> bool:
     return True
 
 
-def _put(store: ImageStore, repository: str, digest: str, media_type: str, reference: str) -> None:
+def _put(store: ImageStore, repository: str, digest: str, media_type: str | None, reference: str) -> None:
     data = store.backend.read_blob(repository, Digest(digest), MAX_SIZE + 1)
     if Digest.of(data, Digest(digest).algorithm) != digest:
         raise ManifestUnknown("the manifest's content is damaged", digest=digest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import time
 from collections.abc import Callable
@@ -20,7 +21,17 @@ from storage.gc import Collector, Event, Result, explain
 from storage.image_store import ImageStore
 from storage.layout import Layout
 from storage.local import LocalBackend
-from tests.support.oci import OCI_CONFIG, OCI_IMAGE, OCI_INDEX, OCI_LAYER, Document, descriptor_of, image, index
+from tests.support.oci import (
+    OCI_CONFIG,
+    OCI_IMAGE,
+    OCI_INDEX,
+    OCI_LAYER,
+    Document,
+    descriptor_of,
+    document,
+    image,
+    index,
+)
 
 NAME = "team/app"
 HOUR = 3600.0
@@ -255,7 +266,26 @@ def test_a_child_that_is_listed_as_what_it_is_not_stops_nothing(place: Place) ->
     result = place.collect()
     assert (result.failed, result.binned) == ([], 1)
     assert place.has(b"layer of child")
+    place.store.delete_manifest(NAME, "1")
+    lost = undo.find(place.store.backend, NAME, "1")
+    assert lost
+    undo.restore(place.store, NAME, lost)
     assert explain(place.store.backend, NAME, noise)[0] == "tag 1"
+
+
+def test_a_child_that_does_not_say_what_it_is_keeps_what_it_needs(place: Place) -> None:
+    """Not even where it is listed as what it is not, and the index that listed it rightly is gone."""
+    child = place.image("child")
+    fields = json.loads(child.body)
+    del fields["mediaType"]
+    child = place.push(document(fields, OCI_IMAGE))
+    right = place.push(index([child.descriptor()]), "right")
+    place.push(index([child.descriptor() | {"mediaType": OCI_INDEX}]), "wrong")
+    place.store.delete_manifest(NAME, right.digest)
+    place.later(10 * HOUR)
+    place.collect()
+    assert place.store.get_manifest(NAME, child.digest).data == child.body
+    assert place.has(b"layer of child")
 
 
 def test_an_index_that_changes_keeps_what_was_not_marked(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -483,7 +513,26 @@ def test_a_blob_that_is_taken_back_at_once_is_there(place: Place, monkeypatch: p
     assert place.has(b"x")
 
 
-class TestABlobThatWasPushedAgain:
+@pytest.mark.parametrize("mounted", [False, True])
+def test_a_damaged_blob_does_not_come_back_out_of_the_bin(place: Place, mounted: bool) -> None:
+    """Neither over what was pushed meanwhile, nor over what was mounted."""
+    digest = place.push_blob(b"x")
+    path = place.root / NAME / "blobs" / digest.replace(":", "/")
+    path.unlink()
+    path.write_bytes(b"y")
+    place.later(HOUR + 2)
+    assert place.collect().binned == 1
+    if mounted:
+        place.push_blob(b"x", "team/other")
+        assert place.store.mount(NAME, digest, "team/other")
+    place.push_blob(b"x")
+    place.push(image(descriptor_of(b"x", OCI_CONFIG)), "1")
+    place.collect()
+    assert path.read_bytes() == b"x"
+    assert not place.files("app/.bin/*/*/*")
+
+
+class TestABlobThatWasMountedAgain:
     """It lies in its place and in the bin, as two links of one file, which a rename leaves as they are."""
 
     @pytest.fixture
@@ -493,7 +542,7 @@ class TestABlobThatWasPushedAgain:
         place.push_blob(b"x", "team/other")
         place.later(HOUR + 2)
         assert place.collect().binned == 1
-        place.push_blob(b"x")
+        assert place.store.mount(NAME, Digest.of(b"x"), None)
         assert place.files("app/.bin/*/*/*") == [Digest.of(b"x").encoded]
         assert place.has(b"x")
         return place

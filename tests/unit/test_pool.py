@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from storage.content import of_bytes
 from storage.digest import Digest
 from storage.durable import Durable
 from storage.errors import BlobUnknown, UploadUnknown
-from storage.layout import Layout
+from storage.layout import TEMPORARY, Layout
 from storage.local import LocalBackend
 from storage.pool import CANNOT_LINK, Pool
 from tests.unit.backends import content, push
@@ -116,11 +117,33 @@ def test_a_push_replaces_a_damaged_blob(
             Path(layout.blob(name, DIGEST)).write_bytes(damage)
         store(backend, "a", DATA)
         assert content(backend, "a", DIGEST) == DATA
-        assert f"blob {DIGEST} of repository a was damaged" in caplog.text
+        assert f"blob {DIGEST} of repository a is damaged" in caplog.text
         push(backend, "c", DATA)
         assert content(backend, "c", DIGEST) == DATA
         assert content(backend, "b", DIGEST) == damage  # until it is pushed there, too, or a scrub finds it
         backend.delete_blob("c", DIGEST)
+
+
+class Tidied(Durable):
+    """A store from which somebody removes old temporary files at the worst moment: a link is as old as its file."""
+
+    def link(self, source: str, target: str) -> None:
+        super().link(source, target)
+        if os.path.basename(target).startswith(TEMPORARY):
+            os.unlink(target)
+
+
+@pytest.mark.parametrize("store", [push, put])
+def test_a_copy_that_is_tidied_away_on_its_way_is_no_failure(
+    layout: Layout, store: Callable[[LocalBackend, str, bytes], object]
+) -> None:
+    backend = LocalBackend(layout.root, durable=Tidied(layout.root))
+    push(backend, "a", DATA)
+    path = Path(layout.blob("a", DIGEST))
+    path.unlink()
+    path.write_bytes(DATA[::-1])
+    store(backend, "a", DATA)
+    assert content(backend, "a", DIGEST) == DATA
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOMEM])
