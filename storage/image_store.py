@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -348,6 +348,8 @@ class ImageStore:
             log.error("%s; serving the last good copy, refusing writes", damage.message)
             return self._remember(repository, Snapshot(version, good, facts, damage))
         self._backend.keep_good_index(repository, data, version)
+        if known and len(index.entries) < len(known.index.entries):
+            self._forget(repository, index, known.index.entries)
         return self._remember(repository, Snapshot(version, index, facts))
 
     def _last_good(self, repository: str, damage: IndexDamaged) -> RepositoryIndex:
@@ -373,17 +375,25 @@ class ImageStore:
             old = self._state(repository)
             new = change(old)
             if new is not old:
-                if new.removed and self._undo:
-                    self._backend.note_removed(repository, make_note(new.removed))
-                new.removed = ()
+                removed, new.removed = new.removed, ()
+                if removed and self._undo:
+                    self._backend.note_removed(repository, make_note(removed))
                 new.version = self._backend.swap_index(repository, new.index.data, old.version)
                 self._remember(repository, new)
+                self._forget(repository, new.index, removed)
             elif old.version is not None:
                 self._backend.sync_index(repository)
 
     def _remember(self, repository: str, snapshot: Snapshot) -> Snapshot:
         self._snapshots.put(repository, snapshot, weight=len(snapshot.index.entries) + 1)
         return snapshot
+
+    def _forget(self, repository: str, index: RepositoryIndex, entries: Iterable[Entry]) -> None:
+        """Let go of those manifests, of the entries that there were, which the index has no longer."""
+        for entry in entries:
+            if entry["digest"] not in index.by_digest:
+                self._bodies.drop((repository, entry["digest"]))
+                self._manifests.drop((repository, entry["digest"], entry["mediaType"]))
 
     # how manifests are found and read
 

@@ -22,6 +22,7 @@ from storage.names import is_tag
 
 TAG = "org.opencontainers.image.ref.name"
 _PUSHED = "pushed"  #: when the entry's tag was last pushed, or its manifest by its digest
+_BY_DIGEST = "pushedByDigest"  #: when the manifest of a tag, or one that an index lists, was last pushed by its digest
 _UNTAGGED = "untagged"  #: when the entry's manifest lost its last tag
 
 Entry = dict[str, Any]
@@ -156,9 +157,12 @@ class RepositoryIndex:
             entry for entry in self.entries if entry["digest"] not in digests and tag_of(entry) not in tags
         )
 
-    def touched(self, stale: Collection[Entry], entry: Entry) -> RepositoryIndex:
-        """Let some of the entries be as lately pushed as another one; all else in them stays."""
-        pushed = {key: entry[key] for key in (_PUSHED,) if key in entry}
+    def touched(self, stale: Collection[Entry], entry: Entry, *, as_kept: bool = False) -> RepositoryIndex:
+        """Let some of the entries be as lately pushed as another one; all else in them stays.
+
+        With `as_kept` their tags are as old as they were: what they keep was pushed.
+        """
+        pushed = {_BY_DIGEST if as_kept else _PUSHED: entry[_PUSHED]} if _PUSHED in entry else {}
         touched = {id(old) for old in stale}
         return self._with(old | pushed if id(old) in touched else old for old in self.entries)
 
@@ -200,6 +204,11 @@ def tag_of(entry: Entry) -> str | None:
 def pushed_at(entry: Entry) -> float | None:
     """Return when an entry was pushed, in seconds since the epoch; None if that was not written down."""
     return seconds_of(entry.get(_PUSHED))
+
+
+def kept_at(entry: Entry) -> float | None:
+    """Return when what an entry keeps was last pushed, be it by a tag or a digest; None if that is not known."""
+    return max((at for at in (pushed_at(entry), seconds_of(entry.get(_BY_DIGEST))) if at is not None), default=None)
 
 
 def untagged_at(entry: Entry) -> float | None:

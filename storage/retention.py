@@ -20,7 +20,7 @@ from storage.clock import timestamp
 from storage.digest import Digest, is_digest, parse_digest
 from storage.errors import BlobUnknown, DigestInvalid
 from storage.globs import matches
-from storage.index import Entry, pushed_at, tag_of, untagged_at
+from storage.index import Entry, kept_at, pushed_at, tag_of, untagged_at
 from storage.snapshot import Snapshot
 
 _BELONGING = re.compile(r"(sha256|sha512)-([0-9a-f]{64,128})(?:\..*)?")
@@ -265,7 +265,8 @@ class Keeper:
 
     def _verdict(self, candidate: _Candidate, kept: _Kept) -> Verdict:
         until, reason = kept
-        young = max(candidate.pushed, untagged_at(candidate.entry) or 0.0) + self._delay
+        entry = candidate.entry
+        young = max(candidate.pushed, kept_at(entry) or 0.0, untagged_at(entry) or 0.0) + self._delay
         if young > max(until, time.time()):
             until, reason = young, f"{reason}; delay"
         return Verdict(candidate.tag, candidate.entry["digest"], until, reason, candidate.pushed, candidate.seen)

@@ -10,12 +10,14 @@ from typing import TypeAlias
 from storage.backend import Version
 from storage.digest import Digest
 from storage.errors import IndexDamaged, ManifestUnknown, StillReferenced
-from storage.index import Entry, RepositoryIndex, pushed_at, tag_of
+from storage.index import Entry, RepositoryIndex, kept_at, pushed_at, tag_of
 from storage.manifests import INDEXES, MANIFESTS, WITH_SUBJECT, Descriptor, Manifest
 
 Facts: TypeAlias = Callable[[str, str], Manifest | None]
 
 _RECENT = 60.0  #: seconds within which a push of what a tag already has changes nothing
+_LOOK_AGAIN = 1.0  #: seconds after which it is seen whether what could not be read can be read by now
+_LOOKS = 100  #: manifests that are tried then
 
 
 class Snapshot:
@@ -41,11 +43,19 @@ class Snapshot:
         self.damage = damage
         self.removed = removed
         self._facts = facts
-        self._is_partial = False
+        self._unread: dict[tuple[str, str], None] = {}  #: manifests that are missing from what is remembered here
+        self._next_look = 0.0
 
     def refreshed(self) -> Snapshot:
-        """Return this, or one that reads again what could not be read: it may be there by now."""
-        return Snapshot(self.version, self.index, self._facts, self.damage) if self._is_partial else self
+        """Return this, or one that knows nothing yet, if what could not be read when it was needed can be by now."""
+        if not self._unread or time.monotonic() < self._next_look:
+            return self
+        self._next_look = time.monotonic() + _LOOK_AGAIN
+        unread = list(self._unread)
+        if any(self._facts(*manifest) for manifest in unread[:_LOOKS]):
+            return Snapshot(self.version, self.index, self._facts, self.damage)
+        self._unread = dict.fromkeys(unread[_LOOKS:] + unread[:_LOOKS])
+        return self
 
     # what is there
 
@@ -55,7 +65,9 @@ class Snapshot:
 
     def can_resolve_now(self, digest: str) -> bool:
         """Tell whether to resolve a digest takes no look at manifests, which can take long."""
-        return digest in self.index.by_digest or ("_listings" in vars(self) and not self._is_partial)
+        if digest in self.index.by_digest:
+            return True
+        return "_listings" in vars(self) and (not self._unread or digest in self.children)
 
     @cached_property
     def children(self) -> dict[str, Entry]:
@@ -123,7 +135,9 @@ class Snapshot:
     def _remembered(self, digest: str, media_type: str) -> Manifest | None:
         """Read a manifest, for what is then remembered with this version."""
         manifest = self._facts(digest, media_type)
-        self._is_partial |= manifest is None
+        if manifest is None:
+            self._unread[digest, media_type] = None
+            self._next_look = time.monotonic() + _LOOK_AGAIN
         return manifest
 
     def check_unreferenced(self, digest: Digest) -> None:
@@ -148,11 +162,15 @@ class Snapshot:
         """Add a manifest under tags, or without one; those that lose their tag to it stay."""
         digest, index = entry["digest"], self.index
         had = {tag: index.tags[tag] for tag in tags if tag in index.tags}
-        if len(had) == len(tags) and all(old["digest"] == digest for old in had.values()) and digest in index.by_digest:
-            known = index.by_digest[digest]
-            pushed = had.values() if tags or tag_of(known) else [known]
-            stale = [old for old in pushed if not _is_recent(old, entry)]
-            return self._next(index.touched(stale, entry)) if stale else self
+        if tags and len(had) == len(tags) and all(old["digest"] == digest for old in had.values()):
+            stale = [old for old in had.values() if not _is_recent(pushed_at(old), entry)]
+            return self._going_on(index.touched(stale, entry)) if stale else self
+        keeps = None if tags else self._keeps(digest, manifest)
+        if keeps:
+            if _is_recent(kept_at(keeps), entry):
+                return self
+            as_kept = keeps["digest"] != digest or tag_of(keeps) is not None
+            return self._going_on(index.touched([keeps], entry, as_kept=as_kept))
         listed = {child.digest: child.media_type for child in _listed(manifest)}
         new = index.put(
             entry,
@@ -163,12 +181,16 @@ class Snapshot:
         for old in had.values():
             if not self._needs_no_entry(old, listed):
                 new = self._keep(new, old)
-        following = self._next(new, [old for old in had.values() if old["digest"] != digest])
-        if "_listings" in vars(self):  # nothing that was reachable ceases to be
-            added = {(digest, child.digest): child for child in _listed(manifest)}
-            vars(following)["_listings"] = self._listings | added if added else self._listings
-            following._is_partial = self._is_partial
-        return following
+        added = {(digest, child.digest): child for child in _listed(manifest)}
+        return self._going_on(new, [old for old in had.values() if old["digest"] != digest], added)
+
+    def _keeps(self, digest: str, manifest: Manifest) -> Entry | None:
+        """Return the entry that keeps a manifest: its own, or one of an index that lists it, where that is enough."""
+        own = self.index.by_digest.get(digest)
+        if own or manifest.subject:
+            return own
+        listing = (self.index.by_digest.get(parent) for parent in self.parents.get(digest, ()))
+        return next((entry for entry in listing if entry), None)
 
     def without_tag(self, tag: str) -> Snapshot:
         """Remove a tag; its manifest stays. Raises ManifestUnknown."""
@@ -237,6 +259,19 @@ class Snapshot:
         """
         return entry is not None and listed.get(entry["digest"]) == entry["mediaType"] and self.subject(entry) is None
 
+    def _going_on(
+        self,
+        index: RepositoryIndex,
+        removed: Sequence[Entry] = (),
+        added: dict[tuple[str, str], Descriptor] | None = None,
+    ) -> Snapshot:
+        """Return what comes next where nothing that is reachable ceases to be."""
+        following = self._next(index, removed)
+        if "_listings" in vars(self):
+            vars(following)["_listings"] = self._listings | added if added else self._listings
+            following._unread, following._next_look = dict(self._unread), self._next_look
+        return following
+
     def _next(self, index: RepositoryIndex, removed: Sequence[Entry] = ()) -> Snapshot:
         return Snapshot(self.version, index, self._facts, removed=(*self.removed, *removed))
 
@@ -246,9 +281,9 @@ def _listed(manifest: Manifest | None) -> Iterator[Descriptor]:
     return (child for child in (manifest.children if manifest else ()) if child.media_type in MANIFESTS)
 
 
-def _is_recent(old: Entry, new: Entry) -> bool:
-    """Tell whether an entry is about as lately pushed as a new one."""
-    before, now = pushed_at(old), pushed_at(new)
+def _is_recent(before: float | None, new: Entry) -> bool:
+    """Tell whether a time, in seconds since the epoch, is about that of a new entry's push."""
+    now = pushed_at(new)
     return now is None or (before is not None and before > now - _RECENT)
 
 

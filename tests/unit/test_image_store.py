@@ -36,6 +36,7 @@ from tests.support.oci import (
     DOCKER_LAYER,
     OCI_CONFIG,
     OCI_IMAGE,
+    OCI_INDEX,
     OCI_LAYER,
     ORAS_ARTIFACT,
     Document,
@@ -463,6 +464,56 @@ def test_a_manifest_whose_content_was_deleted_meanwhile_is_whole(
     monkeypatch.setattr(LocalBackend, "put_blob", delete_after)
     store.put_manifest(NAME, "v1", made.body)
     assert open_store(layout).get_manifest(NAME, "v1").data == made.body
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["by itself", "by another worker"])
+def test_what_is_deleted_is_let_go_of(layout: Layout, other: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a worker's memory would fill, up to its bound, with what nobody can ask for any longer."""
+    store = open_store(layout)
+    kept, gone = push_image(store, "kept"), push_image(store, "gone", b"another layer")
+    for image_ in (kept, gone):
+        store.get_manifest(NAME, image_.digest)
+    (open_store(layout) if other else store).delete_manifest(NAME, gone.digest)
+    store.tags(NAME)
+    open_store(layout).put_manifest(NAME, "gone", gone.body, content_type=gone.media_type)
+    read, digests = LocalBackend.read_blob, list[str]()
+
+    def note(backend: LocalBackend, repository: str, digest: Digest, limit: int) -> bytes:
+        digests.append(digest)
+        return read(backend, repository, digest, limit)
+
+    monkeypatch.setattr(LocalBackend, "read_blob", note)
+    for image_ in (kept, gone):
+        assert store.get_manifest(NAME, image_.digest).data == image_.body
+    assert digests == [gone.digest]
+
+
+def test_a_listing_that_can_never_be_read_costs_nothing_for_each_request(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may push can list a manifest as the index that it is not."""
+    store = open_store(layout)
+    child = push_image(store, None)
+    listing = index([child.descriptor() | {"mediaType": OCI_INDEX}, child.descriptor()])
+    store.put_manifest(NAME, "multi", listing.body, content_type=listing.media_type)
+    other, read, count = open_store(layout), LocalBackend.read_blob, 0
+    assert other.referrers(NAME, Digest.of(b"nothing")) == []
+
+    def note(backend: LocalBackend, repository: str, digest: Digest, limit: int) -> bytes:
+        nonlocal count
+        count += 1
+        return read(backend, repository, digest, limit)
+
+    def ask() -> None:
+        other.get_manifest(NAME, child.digest)
+        with pytest.raises(ManifestUnknown):
+            other.get_manifest(NAME, Digest.of(b"nothing"))
+
+    ask()
+    monkeypatch.setattr(LocalBackend, "read_blob", note)
+    for _ in range(20):
+        ask()
+    assert count <= 1
 
 
 def test_a_foreign_entry_without_a_media_type_is_no_bug(store: ImageStore, layout: Layout) -> None:

@@ -338,6 +338,26 @@ def test_pushing_again_keeps_a_manifest_without_a_tag_young(tmp_path: Path) -> N
     assert place.store.backend.index_version(NAME) == before
 
 
+def test_what_was_pushed_by_its_digest_stays_for_the_delay(tmp_path: Path) -> None:
+    """With the tag, or the index, that keeps it: who pushed it is about to push an index that lists it."""
+    place = Kept(tmp_path)
+    place.settle(Retention(delay=HOUR, policies=(Policy(ALL, keep_tags=(KeepRule(pushed_within=DAY),)),)))
+    old = place.tag("old", pushed=2 * DAY)
+    child = place.image("child")
+    place.push(index([child.descriptor()]), "multi")
+    place.tag("other", pushed=2 * DAY)
+    place.age({"multi": 2 * DAY})
+    assert set(place.fates().values()) == {"x keepTags[0].pushedWithin"}
+    for document in (old, child):
+        place.push(document)
+    before = place.store.backend.index_version(NAME)
+    for document in (old, child):
+        place.push(document)
+    assert place.store.backend.index_version(NAME) == before
+    assert place.left() == ["multi", "old"]
+    place.push(index([old.descriptor(), child.descriptor()]), "new")
+
+
 def test_pushing_a_manifest_by_its_digest_leaves_its_tags_as_old(tmp_path: Path) -> None:
     place = Kept(tmp_path, KeepRule(pushed_within=DAY))
     place.tag("old", pushed=2 * DAY)

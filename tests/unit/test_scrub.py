@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -162,6 +163,7 @@ def test_what_a_damaged_index_lists_is_found_again_once_it_is_healed(disk: Disk)
     for document in (child, multi):
         disk.store.backend.put_blob(NAME, Digest(document.digest), document.body)
     assert disk.store.backend.index_version(NAME) == before
+    time.sleep(1.1)
     assert disk.store.get_manifest(NAME, child.digest).data == child.body
     with pytest.raises(StillReferenced):
         disk.store.delete_manifest(NAME, child.digest)
