@@ -42,8 +42,8 @@ _SHARED = ("app", "app/nested", "other")
 _STORAGE = {"gcDelay": "1s", "gcInterval": "1s", "undo": "0"}
 _KEPT = 40  #: tags that a client keeps in its own repository: it moves them, and remembers where to
 _BETWEEN_KILLS = 7.0
-#: What memory may come to in the last quarter, as a share of the one before: caches fill, and are bounded.
-_GROWTH = 1.25
+#: What memory may come to in the last quarter, as a share of the one before. In the first minutes caches fill.
+_GROWTH = 1.25 if SECONDS < 300 else 1.1
 
 
 class Client:
@@ -97,13 +97,16 @@ class Client:
             expect_status(remote.finish_upload(session, digest_of(data), data=data), 201)
 
     def keep(self, _: Remote) -> None:
-        """Push an image to a repository of one's own, and remember what was acknowledged."""
+        """Push an image to a repository of one's own, remember what was acknowledged, and delete the one before."""
         remote = Remote(self.url, f"kept/{self.number}")
         tag, layer = f"k{self.chance.randrange(_KEPT)}", self.chance.randbytes(20_000)
         manifest = image(descriptor_of(b"{}", OCI_CONFIG), [descriptor_of(layer, OCI_LAYER)])
+        before = remote.head(f"manifests/{tag}")
         self.ledger.doubt(TAG, remote.name, tag)
         self.push_image(remote, (b"{}", layer), manifest, tag)
         self.ledger.promise(TAG, remote.name, tag, manifest.body)
+        if before.status_code == 200:
+            expect_status(remote.delete(f"manifests/{before.headers['Docker-Content-Digest']}"), 202)
 
     def pull(self, remote: Remote) -> None:
         """Pull whatever there is, whole, or something that was kept, which has to be there."""
