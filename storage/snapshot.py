@@ -165,17 +165,18 @@ class Snapshot:
         if tags and len(had) == len(tags) and all(old["digest"] == digest for old in had.values()):
             stale = [old for old in had.values() if not _is_recent(pushed_at(old), entry)]
             return self._going_on(index.touched(stale, entry)) if stale else self
-        keeps = None if tags else self._keeps(digest, manifest)
-        if keeps:
-            if _is_recent(kept_at(keeps), entry):
+        kept_by = [] if tags else self._kept_by(digest, manifest)
+        if kept_by:
+            known = next((index.by_digest[keeper] for keeper in kept_by if keeper in index.by_digest), None)
+            if known is None or _is_recent(kept_at(known), entry):
                 return self
-            as_kept = keeps["digest"] != digest or tag_of(keeps) is not None
-            return self._going_on(index.touched([keeps], entry, as_kept=as_kept))
+            as_kept = known["digest"] != digest or tag_of(known) is not None
+            return self._going_on(index.touched([known], entry, as_kept=as_kept))
         listed = {child.digest: child.media_type for child in _listed(manifest)}
         new = index.put(
             entry,
             tags,
-            keep_untagged=not tags and (manifest.subject is not None or digest not in self.parents),
+            keep_untagged=not tags,
             replaced={child for child in listed if self._needs_no_entry(index.by_digest.get(child), listed)},
         )
         for old in had.values():
@@ -184,13 +185,20 @@ class Snapshot:
         added = {(digest, child.digest): child for child in _listed(manifest)}
         return self._going_on(new, [old for old in had.values() if old["digest"] != digest], added)
 
-    def _keeps(self, digest: str, manifest: Manifest) -> Entry | None:
-        """Return the entry that keeps a manifest: its own, or one of an index that lists it, where that is enough."""
-        own = self.index.by_digest.get(digest)
-        if own or manifest.subject:
-            return own
-        listing = (self.index.by_digest.get(parent) for parent in self.parents.get(digest, ()))
-        return next((entry for entry in listing if entry), None)
+    def _kept_by(self, digest: str, manifest: Manifest) -> list[str]:
+        """Return what keeps a manifest without an entry of its own, or without a further one.
+
+        That is itself, where it has an entry, or the indexes that list it as what it is; these keep no referrer.
+        """
+        if digest in self.index.by_digest:
+            return [digest]
+        if manifest.subject:
+            return []
+        return [
+            parent
+            for (parent, listed), child in self._listings.items()
+            if listed == digest and child.media_type == manifest.media_type
+        ]
 
     def without_tag(self, tag: str) -> Snapshot:
         """Remove a tag; its manifest stays. Raises ManifestUnknown."""

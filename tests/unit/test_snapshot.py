@@ -12,7 +12,7 @@ from storage.errors import ManifestUnknown, StillReferenced
 from storage.index import Entry, RepositoryIndex, make_entry, tag_of
 from storage.manifests import Manifest, parse_manifest
 from storage.snapshot import Snapshot
-from tests.support.oci import OCI_CONFIG, OCI_LAYER, Document, descriptor_of, image, index, referrers_tag
+from tests.support.oci import DOCKER_IMAGE, OCI_CONFIG, OCI_LAYER, Document, descriptor_of, image, index, referrers_tag
 
 CONFIG = descriptor_of(b"{}", OCI_CONFIG)
 
@@ -87,6 +87,24 @@ def test_the_same_push_again_changes_nothing(repository: Repository) -> None:
     repository.put(one, "a")
     repository.put(one)
     assert repository.now is before
+
+
+def test_a_manifest_that_is_listed_rightly_needs_no_entry(repository: Repository) -> None:
+    one = repository.know(an_image("one"))
+    right = repository.put(an_index(one), "right")
+    repository.put(one)
+    assert repository.entries == entries((right, "right"))
+
+
+def test_a_manifest_that_is_listed_as_what_it_is_not_gets_an_entry(repository: Repository) -> None:
+    """Else it would be served as that."""
+    one = repository.know(an_image("one"))
+    wrong = repository.put(index([one.descriptor() | {"mediaType": DOCKER_IMAGE}]), "wrong")
+    repository.put(one)
+    assert repository.entries == entries((one, None), (wrong, "wrong"))
+    resolved = repository.now.resolve(one.digest)
+    assert resolved
+    assert resolved["mediaType"] == one.media_type
 
 
 def test_a_manifest_that_loses_its_last_tag_keeps_an_entry(repository: Repository) -> None:
