@@ -29,7 +29,7 @@ from storage.errors import (
     StorageError,
 )
 from storage.index import RepositoryIndex, tag_of
-from storage.manifests import MANIFESTS, MAX_SIZE, Descriptor, Manifest, parse_manifest
+from storage.manifests import MANIFESTS, MAX_SIZE, Descriptor, Manifest, parse_document, parse_manifest
 
 log = logging.getLogger(__name__)
 
@@ -274,11 +274,11 @@ class Collector:
             parts = _parts(self._backend, repository, content, needed=needed, listed=digest != start[0])
             if parts is None and self._backend.is_quarantined(repository, parse_digest(digest)):
                 raise ManifestInvalid(f"manifest {digest} is in quarantine", digest=digest)
-            for part in parts or ():
+            for part, certain in parts or ():
                 marked.add(_key(part.digest))
                 if part.media_type in MANIFESTS:
                     # In a sparse index some children are not there.
-                    todo.append((part.digest, part.media_type, needed and not self._sparse))
+                    todo.append((part.digest, part.media_type, needed and certain and not self._sparse))
 
 
 def explain(backend: Backend, repository: str, digest: Digest) -> list[str]:
@@ -304,7 +304,7 @@ def _path(backend: Backend, repository: str, start: tuple[str, str], wanted: Dig
     todo = [start]
     while todo and wanted not in before:
         content = todo.pop()
-        for part in _parts(backend, repository, content, needed=False, listed=content != start) or ():
+        for part, _ in _parts(backend, repository, content, needed=False, listed=content != start) or ():
             if part.digest not in before:
                 before[part.digest] = content[0]
                 todo.append((part.digest, part.media_type))
@@ -331,11 +331,13 @@ def _roots(backend: Backend, repository: str) -> tuple[Version | None, list[tupl
 
 def _parts(
     backend: Backend, repository: str, content: tuple[str, str], *, needed: bool, listed: bool
-) -> list[Descriptor] | None:
+) -> list[tuple[Descriptor, bool]] | None:
     """Return what some content references; None where it is a manifest that is missing, and may be.
 
     One that is only `listed` may be listed as what it is not. It needs what it references as what it is then, too;
-    and nothing where it is no manifest at all: else who can push could keep a repository from being collected.
+    and nothing where it is no manifest at all. Whether a reference is certain, which it is where the manifest itself
+    says that it is what it is listed as, is told with it: to others nothing has held the manifest when it was pushed.
+    Else who can push could keep a repository from being collected.
     """
     digest, media_type = content
     if media_type not in MANIFESTS:
@@ -356,16 +358,17 @@ def _parts(
     if Digest.of(data, checked.algorithm) != checked:
         raise ManifestInvalid(f"manifest {digest} is damaged on disk", digest=digest)
     if not listed:
-        return _referenced(parse_manifest(data, media_type))
+        return _referenced(parse_manifest(data, media_type), certain=True)
     parts = []
     for claimed in (media_type, None):
         with suppress(ManifestInvalid):
-            parts += _referenced(parse_manifest(data, claimed))
+            said = parse_document(data).get("mediaType")
+            parts += _referenced(parse_manifest(data, claimed), certain=said == media_type)
     return parts
 
 
-def _referenced(manifest: Manifest) -> list[Descriptor]:
-    return [*manifest.blobs, *manifest.children]
+def _referenced(manifest: Manifest, *, certain: bool) -> list[tuple[Descriptor, bool]]:
+    return [(part, certain) for part in (*manifest.blobs, *manifest.children)]
 
 
 def _key(digest: str) -> bytes:

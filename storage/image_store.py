@@ -423,9 +423,12 @@ class ImageStore:
         manifest = self._manifests.get(key)
         if manifest is None:
             try:
-                data = self._backend.read_blob(repository, parse_digest(digest), MAX_SIZE + 1)
+                checked = parse_digest(digest)
+                data = self._backend.read_blob(repository, checked, MAX_SIZE + 1)
                 manifest = parse_manifest(data, media_type)
             except (BlobUnknown, DigestInvalid, ManifestInvalid, ManifestTooLarge):
+                return None
+            if Digest.of(data, checked.algorithm) != checked:  # what is damaged may still say something
                 return None
             self._manifests.put(key, manifest, weight=_weight(manifest))
         return manifest

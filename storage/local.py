@@ -454,6 +454,8 @@ class LocalBackend:
                     self._share(self._layout.blob(repository, digest), name, digest)
                     self._durable.sync_directory(os.path.dirname(path))
                     healed.append(name)
+                elif name == repository:
+                    os.stat(self._layout.blob(repository, digest))  # what has just left its place is not to be dropped
                 self._quarantine.drop(name, digest)
             except (OSError, BlobUnknown) as error:  # it stays in quarantine, for the next time
                 log.error("repository %s still lacks %s, which was damaged: %s", name, digest, error)

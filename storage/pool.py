@@ -47,6 +47,7 @@ class Pool:
         try:
             if content and not _has_content(source, content):
                 os.unlink(source)
+                self._durable.sync_directory(os.path.dirname(source))  # what is damaged must not come back
                 return False
             self._durable.link(source, target)
         except FileNotFoundError:

@@ -32,6 +32,8 @@ class Quarantine:
         source, target = self._layout.blob(repository, digest), self._layout.quarantined(digest, repository)
         self._durable.make_directory(os.path.dirname(target))
         try:
+            if identity_of(os.stat(source)) != identity:
+                return False
             self._durable.rename(source, target)
         except FileNotFoundError:
             return False
@@ -40,8 +42,11 @@ class Quarantine:
                 raise
             self._leave_note(source, target, identity)
         else:
-            if identity_of(os.stat(target)) != identity:
-                self._durable.rename(target, source)
+            try:
+                if identity_of(os.stat(target)) != identity:
+                    self._durable.rename(target, source)
+                    return False
+            except FileNotFoundError:  # whoever pushed it has given the repository another link already
                 return False
         for path in (target, source):
             self._durable.sync_directory(os.path.dirname(path))

@@ -135,7 +135,7 @@ class Snapshot:
     def _remembered(self, digest: str, media_type: str) -> Manifest | None:
         """Read a manifest, for what is then remembered with this version."""
         manifest = self._facts(digest, media_type)
-        if manifest is None:
+        if manifest is None and (digest, media_type) not in self._unread:
             self._unread[digest, media_type] = None
             self._next_look = time.monotonic() + _LOOK_AGAIN
         return manifest

@@ -26,6 +26,7 @@ from tests.support.oci import (
     OCI_IMAGE,
     OCI_INDEX,
     OCI_LAYER,
+    ORAS_ARTIFACT,
     Document,
     descriptor_of,
     document,
@@ -286,6 +287,17 @@ def test_a_child_that_does_not_say_what_it_is_keeps_what_it_needs(place: Place) 
     place.collect()
     assert place.store.get_manifest(NAME, child.digest).data == child.body
     assert place.has(b"layer of child")
+
+
+def test_what_nothing_has_checked_stops_nothing(place: Place) -> None:
+    """An artifact that is an index, too, and lists there what nobody has: as an artifact it was accepted."""
+    absent = descriptor_of(b"absent", OCI_INDEX)
+    both = place.push(document({"schemaVersion": 2, "manifests": [absent]}, ORAS_ARTIFACT))
+    place.push(index([both.descriptor() | {"mediaType": OCI_INDEX}]), "1")
+    place.push_blob(b"garbage")
+    place.later(10 * HOUR)
+    result = place.collect()
+    assert (result.failed, result.binned) == ([], 1)
 
 
 def test_an_index_that_changes_keeps_what_was_not_marked(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

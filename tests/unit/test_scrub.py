@@ -179,6 +179,29 @@ def test_what_a_damaged_index_may_list_stays_in_quarantine(disk: Disk) -> None:
     assert disk.quarantine() == {(child.digest, NAME), (multi.digest, NAME)}
 
 
+def test_a_push_that_a_scrub_moves_for_a_moment_is_not_dropped(disk: Disk) -> None:
+    """It looks as if it were in quarantine, until the scrub sees that it is another file, and puts it back."""
+    _, layer = disk.share(NAME)
+    moved = Path(disk.layout.quarantined(layer, NAME))
+    moved.parent.mkdir(parents=True)
+    disk.blob(layer).rename(moved)
+    assert disk.store.backend.heal(NAME, layer) == []
+    assert moved.exists()
+    moved.rename(disk.blob(layer))
+    assert disk.whole(NAME)
+
+
+def test_what_a_damaged_manifest_says_is_not_remembered(disk: Disk) -> None:
+    pushed, layer = disk.share(NAME)
+    path = disk.blob(pushed.digest)
+    path.write_bytes(pushed.body.replace(layer.encoded[:8].encode(), b"0" * 8))
+    disk.reopen()
+    disk.store.delete_blob(NAME, disk.push_blob(b"something else"))
+    disk.store.backend.put_blob(NAME, Digest(pushed.digest), pushed.body)
+    with pytest.raises(StillReferenced):
+        disk.store.delete_blob(NAME, layer)
+
+
 def test_a_good_copy_elsewhere_heals_at_once(tmp_path: Path) -> None:
     disk = Disk(tmp_path, dedupe=False)
     _, layer = disk.share("a", "b", "c")
