@@ -202,6 +202,7 @@ class Slapd:
         """Let it accept connections, as the kernel does for it, and answer nothing."""
         assert self._process is not None, "slapd does not run"
         self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)  # until then it may answer
 
     def thaw(self) -> None:
         """Let it answer again."""
