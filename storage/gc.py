@@ -20,14 +20,7 @@ from storage import undo
 from storage.backend import Backend, Binned, Version
 from storage.clock import timestamp
 from storage.digest import Digest, parse_digest
-from storage.errors import (
-    BlobUnknown,
-    DigestInvalid,
-    IndexChanged,
-    ManifestInvalid,
-    RepositoryUnknown,
-    StorageError,
-)
+from storage.errors import BlobUnknown, DigestInvalid, IndexChanged, ManifestInvalid, RepositoryUnknown, StorageError
 from storage.index import RepositoryIndex, tag_of
 from storage.manifests import MANIFESTS, MAX_SIZE, Descriptor, Manifest, parse_document, parse_manifest
 
@@ -360,10 +353,11 @@ def _parts(
     if not listed:
         return _referenced(parse_manifest(data, media_type), certain=True)
     parts = []
-    for claimed in (media_type, None):
-        with suppress(ManifestInvalid):
-            said = parse_document(data).get("mediaType")
-            parts += _referenced(parse_manifest(data, claimed), certain=said == media_type)
+    with suppress(ManifestInvalid):
+        certain = parse_document(data).get("mediaType") == media_type
+        for claimed in (media_type,) if certain else (media_type, None):
+            with suppress(ManifestInvalid):
+                parts += _referenced(parse_manifest(data, claimed), certain=certain)
     return parts
 
 
